@@ -1,0 +1,59 @@
+"""Where attempts run. A backend carries one request to a worker and brings back its reply.
+
+It knows nothing of tasks, retries or order: those are the scheduler's.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fanout.envelope import Request
+    from fanout.retry import Failure
+    from fanout.wire import Message
+
+
+class AttemptError(Exception):
+    """The attempt brought no reply; `failure` says why, in the terms of `retry`."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.detail or failure.kind.value)
+        self.failure = failure
+
+
+class Backend(Protocol):
+    """What the executor needs of a backend."""
+
+    @property
+    def name(self) -> str:
+        """For people: progress, summaries, reports."""
+        ...
+
+    @property
+    def concurrency(self) -> int:
+        """Most attempts that may be in flight at once."""
+        ...
+
+    async def start(self) -> None:
+        """Get ready; called once, before the first `invoke`."""
+        ...
+
+    async def invoke(self, request: Request, started: Callable[[], None]) -> Message:
+        """Run one attempt and return its reply.
+
+        Args:
+            request: What to send.
+            started: To be called when a worker takes the attempt: its time runs from there.
+
+        Cancelling it gives the attempt up: its work is stopped where that is possible.
+
+        Raises:
+            AttemptError: There is no reply, or there will be none.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Let everything go that `start` and `invoke` took. Leaves no process, task or socket."""
+        ...

@@ -1,0 +1,263 @@
+"""The client's half of the wire: builds requests, reads replies. `worker` is the other half.
+
+A request's head names the kernel (with or without its code), its body is the list of chunks. A
+reply's head is the worker's report and what failed, its body the list of values; or the worker
+refused the request as a whole. Pure.
+"""
+
+from __future__ import annotations
+
+import builtins
+import reprlib
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fanout._version import __version__
+from fanout.codec import Encoded, ListEncoder, decode, decode_each
+from fanout.errors import (
+    ChunkError,
+    DecodeError,
+    EncodeError,
+    KernelError,
+    KernelLoadError,
+    ProtocolError,
+    ResultError,
+)
+from fanout.events import AttemptAnswered, AttemptFailed
+from fanout.retry import Failure, FailureKind
+from fanout.tasks import AttemptReport, Environment, Outcome
+from fanout.wire import PROTOCOL, Message
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from fanout.kernel import KernelSpec
+
+# An exception of one of these classes means something to whoever awaits the map; raised from there
+# it would be mistaken for that.
+_NOT_RAISED_HERE = (StopIteration, StopAsyncIteration)
+_CHUNK_REPR_CHARACTERS = 120
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One attempt, ready for a backend.
+
+    Attributes:
+        kernel: What to run.
+        chunks: The encoded list of chunks.
+        is_star: Whether each chunk is a tuple of arguments.
+        is_safe: Whether pickle is refused on both sides.
+    """
+
+    kernel: KernelSpec
+    chunks: Encoded
+    is_star: bool
+    is_safe: bool
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the chunks, bytes."""
+        return self.chunks.nbytes
+
+    def message(self, *, with_code: bool = True) -> Message:
+        """The message for a worker, without the kernel's code if the worker has it already."""
+        spec = self.kernel
+        kernel: dict[str, Any] = {"name": spec.name, "digest": spec.digest}
+        buffers = list(self.chunks.buffers)
+        if with_code:
+            kernel |= {
+                "target": spec.target,
+                "source": spec.source,
+                "python": f"{sys.version_info.major}.{sys.version_info.minor}",
+                "code": spec.code.body.decode("ascii"),
+                "buffers_from": len(buffers),
+            }
+            buffers += spec.code.buffers
+        head = {
+            "fanout": PROTOCOL,
+            "version": __version__,
+            "kernel": kernel,
+            "star": self.is_star,
+            "safe": self.is_safe,
+            "local_modules": sorted(spec.local_modules),
+        }
+        return Message(head, Encoded(self.chunks.body, buffers))
+
+
+def build(
+    spec: KernelSpec,
+    tasks: Sequence[int],
+    chunks: Mapping[int, object],
+    *,
+    is_star: bool,
+    is_safe: bool,
+) -> tuple[Request, list[int], list[Outcome[Any]]]:
+    """Encode the chunks of an attempt.
+
+    Returns:
+        The request, the tasks that are in it, and an outcome for each task whose chunk can't be
+        encoded.
+    """
+    encoder = ListEncoder(is_safe=is_safe, by_value=spec.local_modules, copies=False)
+    failed: list[Outcome[Any]] = []
+    for task in tasks:
+        try:
+            encoder.add(chunks[task])
+        except EncodeError as error:
+            failed.append(refused(task, _caused(ChunkError(task, f"its chunk: {error}"), error)))
+    if failed:  # rare: encode again without them
+        errors = {outcome.index for outcome in failed}
+        kept = [task for task in tasks if task not in errors]
+        request, kept, _ = build(spec, kept, chunks, is_star=is_star, is_safe=is_safe)
+        return request, kept, failed
+    request = Request(kernel=spec, chunks=encoder.finish(), is_star=is_star, is_safe=is_safe)
+    return request, list(tasks), failed
+
+
+def refused(task: int, error: Exception) -> Outcome[Any]:
+    """The outcome of a task that would fail again just so."""
+    failure = Failure(kind=FailureKind.REFUSED, error=error)
+    return Outcome(task, error=error, _failure=failure)
+
+
+def read(
+    reply: Message,
+    *,
+    attempt: int,
+    tasks: Sequence[int],
+    is_safe: bool,
+    request_bytes: int = 0,
+    attempts_of: Callable[[int], int],
+) -> AttemptAnswered | AttemptFailed:
+    """Turn a worker's reply into what the scheduler wants to hear.
+
+    Raises:
+        DecodeError: The reply is not one, or not to this request.
+    """
+    if reply.head.get("fanout") != PROTOCOL:
+        raise DecodeError(f"a reply in protocol {reply.head.get('fanout')}, not {PROTOCOL}")
+    if "refused" in reply.head:
+        return AttemptFailed(attempt, _refusal(reply.head["refused"]))
+    values, undecoded = decode_each(reply.payload, is_safe=is_safe)
+    if len(values) != len(tasks):
+        raise DecodeError(f"a reply with {len(values)} results for {len(tasks)} tasks")
+    report = _report(reply, attempt, request_bytes)
+    outcomes = [
+        Outcome(task, value, None, attempts_of(task), ns * 1e-9, report)
+        for task, value, ns in zip(tasks, values, reply.head["ns"], strict=True)
+    ]
+    printed = {position: (out, err) for position, out, err in reply.head["printed"]}
+    failures = {position: Failure(kind=FailureKind.REFUSED, error=_unreadable(tasks[position], e))
+                for position, e in undecoded.items()}  # fmt: skip
+    for position, remote in reply.head["failed"]:
+        failures[position] = _task_failure(tasks[position], remote, reply, is_safe)
+    for position in {*printed, *failures}:
+        plain, failure = outcomes[position], failures.get(position)
+        out, err = printed.get(position, ("", ""))
+        outcomes[position] = Outcome(
+            plain.index,
+            plain.value if failure is None else None,
+            failure.error if failure else None,
+            plain.attempts,
+            plain.kernel_s,
+            report,
+            out,
+            err,
+            failure,
+        )
+    return AttemptAnswered(attempt, outcomes, report)
+
+
+def is_unknown_kernel(reply: Message) -> bool:
+    """Whether the worker asks for the kernel's code."""
+    return reply.head.get("refused", {}).get("kind") == "unknown kernel"
+
+
+def is_stale(reply: Message) -> bool:
+    """Whether the worker holds an older version of the kernel's module."""
+    return reply.head.get("refused", {}).get("kind") == "stale"
+
+
+def describe_chunk(chunk: object) -> str:
+    """A chunk in a line, whatever it is."""
+    shape = getattr(chunk, "shape", None)
+    if shape is not None and hasattr(chunk, "dtype"):
+        return f"{type(chunk).__name__} of shape {shape}, dtype {chunk.dtype}"
+    shortener = reprlib.Repr(maxother=_CHUNK_REPR_CHARACTERS, maxstring=60)
+    try:
+        return shortener.repr(chunk)[:_CHUNK_REPR_CHARACTERS]
+    except Exception:  # noqa: BLE001  # a broken __repr__ must not hide the failure
+        return f"a {type(chunk).__name__}"
+
+
+def _report(reply: Message, attempt: int, request_bytes: int) -> AttemptReport:
+    told = reply.head["report"]
+    return AttemptReport(
+        attempt=attempt,
+        environment=Environment(**told["environment"]),
+        is_cold=told["cold"],
+        received_epoch_s=told["received_epoch_s"],
+        setup_s=told["setup_s"],
+        kernel_s=told["kernel_s"],
+        total_s=told["total_s"],
+        peak_memory_bytes=told["peak_memory_bytes"],
+        payload_bytes=request_bytes + reply.payload.nbytes,
+    )
+
+
+def _refusal(reason: Mapping[str, str]) -> Failure:
+    message = reason["message"]
+    error: Exception
+    if reason["kind"] == "protocol":
+        error = ProtocolError(message)
+    elif reason["kind"] == "stale":
+        error = KernelLoadError(
+            f"{message}: the file changed after it was imported here; restart, or reload the module"
+        )
+    else:
+        error = KernelLoadError(f"{message}. Remote traceback:\n{reason['traceback']}")
+    return Failure(kind=FailureKind.REFUSED, detail=message, error=error, is_fatal=True)
+
+
+def _unreadable(task: int, cause: Exception) -> Exception:
+    return _caused(ResultError(task, f"its result can't be decoded here: {cause}"), cause)
+
+
+def _task_failure(
+    task: int, remote: Mapping[str, Any], reply: Message, is_safe: bool
+) -> Failure:
+    message = remote["message"]
+    if remote["kind"] == "result":
+        error: Exception = ResultError(task, f"its result: {message}")
+    elif remote["kind"] == "chunk":
+        error = ChunkError(task, f"its chunk can't be decoded by the worker: {message}")
+    else:
+        raised = _rebuilt(remote, reply, is_safe)
+        error = raised or KernelError(task, remote["type"], message)
+        error.add_note(f"remote traceback of task {task}:\n{remote['traceback'].rstrip()}")
+        return Failure(kind=FailureKind.KERNEL_RAISED, error=error)
+    return Failure(kind=FailureKind.REFUSED, error=error)
+
+
+def _rebuilt(remote: Mapping[str, Any], reply: Message, is_safe: bool) -> Exception | None:
+    """The kernel's own exception, if this process can have it; foreign constructors may fail."""
+    if "body" not in remote:
+        return None
+    encoded = Encoded(
+        remote["body"].encode("ascii"), reply.payload.buffers[remote["buffers_from"] :]
+    )
+    try:
+        raised = decode(encoded, is_safe=is_safe)
+        if "builtin" in remote:
+            raised = getattr(builtins, remote["builtin"])(*raised)
+    except Exception:  # noqa: BLE001
+        return None
+    is_usable = isinstance(raised, Exception) and not isinstance(raised, _NOT_RAISED_HERE)
+    return raised if is_usable else None
+
+
+def _caused(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error

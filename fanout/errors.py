@@ -1,0 +1,161 @@
+"""What can go wrong, one class per remedy.
+
+    FanoutError
+    ├── UsageError                the call itself is wrong: change the call
+    │   └── KernelNotUsableError  this kernel can't travel to a worker
+    ├── CodecError
+    │   ├── EncodeError           a value can't be sent
+    │   └── DecodeError           bytes are damaged, foreign, or refused by codec="safe"
+    ├── TaskError                 one task failed; .index says which
+    │   ├── ChunkError            its chunk can't be sent
+    │   ├── ResultError           its result can't be sent back
+    │   ├── KernelError           the kernel raised what can't be raised here
+    │   ├── TaskTimeoutError      it ran longer than timeout_s
+    │   └── WorkerCrashedError    its worker died under it
+    ├── KernelLoadError           a worker can't load the kernel: no task can run
+    ├── ProtocolError             client and worker don't speak the same version
+    └── BackendError              the backend can't run anything at all
+
+An ordinary exception raised by a kernel is raised here as it is, so that `except ValueError` works
+as it does in a loop; notes on it name the task, its chunk and the remote traceback.
+
+`may_retry` says whether another attempt can help. Nothing here imports more than the standard
+library: the worker uses these classes too.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class FanoutError(Exception):
+    """Base of every error that fanout itself raises."""
+
+    may_retry: ClassVar[bool] = False
+
+
+class UsageError(FanoutError):
+    """An argument is wrong; the message names it, its value and what to pass instead."""
+
+
+class KernelNotUsableError(UsageError):
+    """The kernel can't be sent to a worker.
+
+    Attributes:
+        kernel: How the kernel presents itself.
+    """
+
+    def __init__(self, kernel: str, why: str, hint: str) -> None:
+        super().__init__(f"kernel {kernel} {why}: {hint}")
+        self.kernel = kernel
+
+
+class CodecError(FanoutError):
+    """A value could not be turned into bytes, or bytes into a value."""
+
+
+class EncodeError(CodecError):
+    """A value can't be encoded.
+
+    Attributes:
+        type_name: The type that stood in the way, as `module.qualname`.
+    """
+
+    def __init__(self, type_name: str, why: str, hint: str) -> None:
+        super().__init__(f"a value of type {type_name} {why}: {hint}")
+        self.type_name = type_name
+
+
+class DecodeError(CodecError):
+    """Bytes can't be decoded, or must not be."""
+
+
+class TaskError(FanoutError):
+    """One task failed.
+
+    Attributes:
+        index: Position of the task's chunk in the input, from 0.
+    """
+
+    def __init__(self, index: int, message: str) -> None:
+        super().__init__(f"task {index}: {message}")
+        self.index = index
+
+
+class ChunkError(TaskError):
+    """The chunk of a task can't be sent; the cause says why."""
+
+
+class ResultError(TaskError):
+    """The kernel returned something that can't be sent back."""
+
+
+class KernelError(TaskError):
+    """The kernel raised something that can't be raised here as it is.
+
+    That is an exception whose class this process can't rebuild, or one that would end this
+    process or its event loop (`SystemExit`, `KeyboardInterrupt`, `CancelledError`).
+
+    Attributes:
+        type_name: Class of the remote exception, as `module.qualname`.
+        remote_message: Its text.
+    """
+
+    def __init__(self, index: int, type_name: str, remote_message: str) -> None:
+        super().__init__(index, f"kernel raised {type_name}: {remote_message}")
+        self.type_name = type_name
+        self.remote_message = remote_message
+
+
+class TaskTimeoutError(TaskError):
+    """The task ran longer than it may.
+
+    Attributes:
+        timeout_s: What it was allowed, seconds.
+        attempts: How often it was tried.
+    """
+
+    def __init__(self, index: int, timeout_s: float, attempts: int) -> None:
+        super().__init__(
+            index,
+            f"still running after {timeout_s:g} s, so its worker was stopped"
+            f"{_after(attempts)}: raise timeout_s, or make the chunk smaller",
+        )
+        self.timeout_s = timeout_s
+        self.attempts = attempts
+
+
+class WorkerCrashedError(TaskError):
+    """The worker died while it ran the task.
+
+    Attributes:
+        how: How it died, for example "killed by SIGKILL".
+        attempts: How often the task was tried.
+    """
+
+    may_retry = True
+
+    def __init__(self, index: int, how: str, attempts: int) -> None:
+        super().__init__(
+            index,
+            f"its worker {how}{_after(attempts)}: if memory ran out, use smaller chunks or fewer "
+            "workers; otherwise run the kernel on this chunk alone to see why",
+        )
+        self.how = how
+        self.attempts = attempts
+
+
+class KernelLoadError(FanoutError):
+    """A worker can't load the kernel, so no task can run."""
+
+
+class ProtocolError(FanoutError):
+    """Client and worker run versions that don't understand each other."""
+
+
+class BackendError(FanoutError):
+    """The backend can't run anything, whatever the task."""
+
+
+def _after(attempts: int) -> str:
+    return f" (attempt {attempts})" if attempts > 1 else ""

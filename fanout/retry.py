@@ -1,0 +1,117 @@
+"""Failures and what follows from them: the one table, and the user's policy over it.
+
+Pure. A backend says *what* happened (`Failure`), this module says whether another attempt may
+follow and when, and what error the task ends with otherwise.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fanout.errors import BackendError, ChunkError, TaskTimeoutError, UsageError, WorkerCrashedError
+
+if TYPE_CHECKING:
+    from random import Random
+
+
+class FailureKind(enum.Enum):
+    """What happened to an attempt, or to one task in it."""
+
+    DID_NOT_RUN = "did not run"  # the worker was gone before it began: costs the task nothing
+    CRASHED = "crashed"  # the worker died under it
+    TIMED_OUT = "timed out"  # stopped by us after timeout_s
+    KERNEL_RAISED = "kernel raised"  # the kernel's own exception: its task's affair alone
+    REFUSED = "refused"  # would fail again just so: can't be encoded, can't be loaded
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """Why an attempt, or one task in it, brought no value.
+
+    Attributes:
+        kind: Class of failure; decides what happens next.
+        detail: For people, for example "killed by SIGKILL".
+        error: The exception to end with, where there is one already.
+        is_fatal: No task of the run can do better (the kernel can't be loaded, say): it ends.
+    """
+
+    kind: FailureKind
+    detail: str = ""
+    error: Exception | None = None
+    is_fatal: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy:
+    """When a failed task is tried again.
+
+    Attributes:
+        max_attempts: Attempts per task, the first one included. 3: a crash that is the machine's
+            fault rarely strikes the same task three times, one that is the task's fault always does.
+        on: Exceptions of the kernel that are worth another attempt. None by default: a kernel that
+            raises on a chunk usually raises again. `on=(ConnectionError,)` is typical for kernels
+            that fetch.
+        retry_timeouts: Whether a task stopped after `timeout_s` is tried again. Not by default: a
+            kernel that hangs on a chunk usually hangs again.
+        base_s: Back-off before retry n is uniform in [0, min(cap_s, base_s * 2**n)], "full
+            jitter" (AWS Architecture Blog, 2015), seconds.
+        cap_s: Longest back-off, seconds.
+    """
+
+    max_attempts: int = 3
+    on: tuple[type[Exception], ...] = ()
+    retry_timeouts: bool = False
+    base_s: float = 0.05
+    cap_s: float = 20.0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.max_attempts, int) or self.max_attempts < 1:
+            msg = f"RetryPolicy(max_attempts={self.max_attempts!r}) must be a whole number, 1 or more"
+            raise UsageError(msg)
+        for name in ("base_s", "cap_s"):
+            value = getattr(self, name)
+            if not (isinstance(value, int | float) and 0 <= value < math.inf):
+                msg = f"RetryPolicy({name}={value!r}) must be a number of seconds, 0 or more"
+                raise UsageError(msg)
+        if not isinstance(self.on, tuple) or not all(
+            isinstance(kind, type) and issubclass(kind, Exception) for kind in self.on
+        ):
+            msg = f"RetryPolicy(on={self.on!r}) must be a tuple of exception classes"
+            raise UsageError(msg)
+
+    def allows(self, failure: Failure, attempts: int) -> bool:
+        """Whether a task that failed so after `attempts` attempts gets another one."""
+        if attempts >= self.max_attempts or failure.is_fatal:
+            return False
+        match failure.kind:
+            case FailureKind.DID_NOT_RUN | FailureKind.CRASHED:
+                return True
+            case FailureKind.TIMED_OUT:
+                return self.retry_timeouts
+            case FailureKind.KERNEL_RAISED:
+                return isinstance(failure.error, self.on)
+            case FailureKind.REFUSED:
+                return False
+
+    def delay_s(self, attempts: int, rng: Random) -> float:
+        """Seconds to wait after `attempts` failed attempts."""
+        ceiling = min(self.cap_s, self.base_s * 2.0 ** min(attempts, 64))
+        return rng.uniform(0.0, ceiling)
+
+
+def error_of(failure: Failure, *, index: int, attempts: int, timeout_s: float | None) -> Exception:
+    """The exception with which a task ends that failed so."""
+    if failure.error is not None:
+        return failure.error
+    match failure.kind:
+        case FailureKind.TIMED_OUT:
+            return TaskTimeoutError(index, timeout_s or 0.0, attempts)
+        case FailureKind.CRASHED:
+            return WorkerCrashedError(index, failure.detail, attempts)
+        case FailureKind.REFUSED:
+            return ChunkError(index, failure.detail)
+        case _:
+            return BackendError(f"task {index}: {failure.detail or failure.kind.value}")

@@ -1,0 +1,369 @@
+"""The state machine that decides everything about a run, and does nothing.
+
+    handle(event, now_s) -> list[Action]
+
+It has no clock, no randomness of its own, no I/O and no event loop: time and the random generator
+are arguments, so that the executor, a simulation and a test drive the very same object.
+
+A task is, at any moment, in exactly one place:
+
+    offered -> queue ----> in an attempt ----> settled (delivered once, forgotten)
+                 ^   alone /     |
+                 |     ^         | failed, and the policy allows another attempt
+                 |     |         v
+                 |     +---- backing off          (charged: costs the task an attempt)
+                 +---------- attempt did not run  (not charged)
+
+Groups and blame. A crash or a timeout of an attempt that carried several tasks blames none of them:
+each is sent again *alone*, at no charge, and the guilty one convicts itself. What a kernel raises
+belongs to its task and never touches its neighbours.
+
+Laws, held by tests/test_scheduler_laws.py under any interleaving of answers, failures, losses and
+late replies:
+  1. every task offered is delivered exactly once, unless the run is cancelled or ends by failure;
+  2. attempts in flight never exceed `limit`;
+  3. no task takes more than `retry.max_attempts` charged attempts;
+  4. chunks that are offered but not yet consumed never exceed `window` by more than was allowed
+     when they were asked for;
+  5. it is never stuck: while a task is unsettled, an attempt is in flight, a wake-up is due, or
+     outcomes wait for the consumer.
+
+What is admitted is decided in one place, `_launch`: limits on rate and cost belong there.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from fanout.errors import BackendError
+from fanout.events import (
+    Action,
+    AttemptAnswered,
+    AttemptFailed,
+    AttemptStarted,
+    Cancelled,
+    Consumed,
+    Deliver,
+    Event,
+    Finish,
+    Ignore,
+    InputEnded,
+    Launch,
+    Offered,
+    Retry,
+    Ticked,
+    WakeAt,
+)
+from fanout.retry import Failure, FailureKind, RetryPolicy, error_of
+from fanout.tasks import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from random import Random
+
+    from fanout.grouping import Grouping
+
+# Attempts in a row that never reached a worker before the run is given up, beyond one for each
+# place in flight: more than a pool that is being refilled ever shows, fewer than a minute of a
+# machine on which workers can't start.
+_MOST_BARREN_ATTEMPTS = 20
+
+
+class Scheduler:
+    """Decides what a run does next.
+
+    Args:
+        limit: Most attempts in flight at once.
+        grouping: How many tasks to put into an attempt.
+        rng: Source of jitter.
+        retry: When a failed task is tried again.
+        timeout_s: How long an attempt may take once a worker has it; None for ever.
+        total: Number of tasks, where known beforehand.
+        is_ordered: Deliver outcomes in the order of the input, not as completed.
+        is_consumed: The caller takes outcomes one by one and says so (`Consumed`); what it has not
+            taken counts against `window`.
+        stops_on_failure: End the run with the first task that fails for good.
+    """
+
+    def __init__(
+        self,
+        *,
+        limit: int,
+        grouping: Grouping,
+        rng: Random,
+        retry: RetryPolicy | None = None,
+        timeout_s: float | None = None,
+        total: int | None = None,
+        is_ordered: bool = False,
+        is_consumed: bool = False,
+        stops_on_failure: bool = False,
+    ) -> None:
+        self._limit = limit
+        self._grouping = grouping
+        self._rng = rng
+        self._retry = retry or RetryPolicy()
+        self._timeout_s = timeout_s
+        self._total = total
+        self._is_ordered = is_ordered
+        self._is_consumed = is_consumed
+        self._stops_on_failure = stops_on_failure
+
+        self._unsettled: set[int] = set()
+        self._queue: deque[int] = deque()
+        self._alone: deque[int] = deque()
+        self._backing_off: list[tuple[float, int]] = []
+        self._attempts: dict[int, Sequence[int]] = {}  # in flight, with their tasks
+        # All timeouts are equal, so attempts expire in the order in which they started.
+        self._deadlines: deque[tuple[float, int]] = deque()
+        self._charged: dict[int, int] = {}  # only of tasks that failed before and are unsettled
+
+        self._next_attempt = 0
+        self._offered = 0
+        self._input_ended = False
+        self._ready: list[Outcome[Any]] = []  # to deliver at the end of this step
+        self._held: dict[int, Outcome[Any]] = {}  # ordered runs: waiting for a predecessor
+        self._next_in_order = 0
+        self._unconsumed = 0
+        self._barren = 0
+        self._armed_s: float | None = None
+        self._actions: list[Action] = []
+        self.is_finished = False
+
+    def __repr__(self) -> str:
+        return (
+            f"<Scheduler: {self._offered} offered, {len(self._queue) + len(self._alone)} queued, "
+            f"{len(self._attempts)} attempts in flight, {len(self._backing_off)} backing off, "
+            f"{len(self._held)} held, {self._unconsumed} unconsumed"
+            f"{', finished' if self.is_finished else ''}>"
+        )
+
+    @property
+    def in_flight(self) -> int:
+        """Attempts in flight."""
+        return len(self._attempts)
+
+    @property
+    def window(self) -> int:
+        """Most chunks that may be pulled from the input and not yet be consumed."""
+        return self._limit * (2 * self._grouping.size() + 1)
+
+    @property
+    def wanted(self) -> int:
+        """How many chunks to pull from the input now."""
+        if self._input_ended or self.is_finished:
+            return 0
+        return max(0, self.window - len(self._unsettled) - len(self._held) - self._unconsumed)
+
+    def attempts_of(self, task: int) -> int:
+        """Number of the task's present attempt, from 1; attempts that were not its fault aside."""
+        return self._charged.get(task, 0) + 1
+
+    def handle(self, event: Event, now_s: float) -> list[Action]:
+        """Take note of an event and return what is to be done, in order."""
+        if self.is_finished:
+            return []
+        match event:
+            case AttemptAnswered():
+                self._on_answered(event, now_s)
+            case Offered(first=first, count=count):
+                self._on_offered(first, count)
+            case AttemptStarted(attempt=number):
+                self._on_started(number, now_s)
+            case Consumed(count=count):
+                self._unconsumed = max(0, self._unconsumed - count)
+            case AttemptFailed(attempt=number, failure=failure):
+                self._on_failed(number, failure, now_s)
+            case InputEnded():
+                self._input_ended = True
+            case Ticked():
+                pass
+            case Cancelled():
+                self._end(None)
+        if not self.is_finished:
+            self._expire(now_s)
+            self._deliver()
+            self._resume(now_s)
+            self._launch()
+            self._settle_or_wake(now_s)
+        actions, self._actions = self._actions, []
+        return actions
+
+    # ---- events ----
+
+    def _on_offered(self, first: int, count: int) -> None:
+        assert first == self._offered, "chunks are offered in order, each once"
+        tasks = range(first, first + count)
+        self._offered += count
+        self._unsettled.update(tasks)
+        self._queue.extend(tasks)
+
+    def _on_started(self, number: int, now_s: float) -> None:
+        if self._timeout_s is not None and number in self._attempts:
+            self._deadlines.append((now_s + self._timeout_s, number))
+
+    def _on_answered(self, event: AttemptAnswered, now_s: float) -> None:
+        tasks = self._attempts.pop(event.attempt, None)
+        if tasks is None:
+            return  # ignored before it answered
+        self._barren = 0
+        if event.report is not None:
+            self._grouping.observe(
+                tasks=len(tasks),
+                busy_s=event.report.total_s,
+                payload_bytes=event.report.payload_bytes,
+            )
+        owed = set(tasks)
+        for outcome in event.outcomes:
+            if outcome.index not in owed:
+                continue
+            owed.discard(outcome.index)
+            if outcome.error is None:
+                self._settle(outcome)
+            else:
+                self._on_task_failed(outcome, now_s)
+        if owed:
+            missing = Failure(kind=FailureKind.CRASHED, detail="answered without this task")
+            self._charge(sorted(owed), missing, now_s)
+
+    def _on_task_failed(self, outcome: Outcome[Any], now_s: float) -> None:
+        failure = outcome._failure or Failure(kind=FailureKind.KERNEL_RAISED, error=outcome.error)
+        if self._retry.allows(failure, self.attempts_of(outcome.index)):
+            self._back_off([outcome.index], failure, now_s)
+        else:
+            self._settle(outcome)
+
+    def _on_failed(self, number: int, failure: Failure, now_s: float) -> None:
+        tasks = self._attempts.pop(number, None)
+        if tasks is None:
+            return
+        if failure.is_fatal:
+            self._end(failure)
+        elif failure.kind is FailureKind.DID_NOT_RUN:
+            self._barren += 1
+            if self._barren > _MOST_BARREN_ATTEMPTS + self._limit:
+                self._end(_given_up(failure, self._barren))
+                return
+            self._queue.extendleft(reversed(tasks))
+            self._actions.append(Retry(tasks, failure, 0.0))
+        else:
+            self._barren = 0
+            self._blame(tasks, failure, now_s)
+
+    def _expire(self, now_s: float) -> None:
+        while self._deadlines:
+            deadline_s, number = self._deadlines[0]
+            if number in self._attempts:
+                if deadline_s > now_s:
+                    return
+                self._actions.append(Ignore(number))
+                tasks = self._attempts.pop(number)
+                self._blame(tasks, Failure(kind=FailureKind.TIMED_OUT), now_s)
+            self._deadlines.popleft()
+
+    # ---- what becomes of tasks ----
+
+    def _blame(self, tasks: Sequence[int], failure: Failure, now_s: float) -> None:
+        if len(tasks) > 1:
+            self._alone.extend(tasks)
+            self._actions.append(Retry(tasks, failure, 0.0))
+        else:
+            self._charge(tasks, failure, now_s)
+
+    def _charge(self, tasks: Iterable[int], failure: Failure, now_s: float) -> None:
+        for task in tasks:
+            attempts = self.attempts_of(task)
+            if self._retry.allows(failure, attempts):
+                self._back_off([task], failure, now_s)
+            else:
+                error = error_of(
+                    failure, index=task, attempts=attempts, timeout_s=self._timeout_s
+                )
+                self._settle(Outcome(task, error=error, attempts=attempts))
+
+    def _back_off(self, tasks: Sequence[int], failure: Failure, now_s: float) -> None:
+        for task in tasks:
+            attempts = self.attempts_of(task)
+            self._charged[task] = attempts
+            delay_s = self._retry.delay_s(attempts, self._rng)
+            heapq.heappush(self._backing_off, (now_s + delay_s, task))
+            self._actions.append(Retry((task,), failure, delay_s))
+
+    def _settle(self, outcome: Outcome[Any]) -> None:
+        self._unsettled.discard(outcome.index)
+        if self._charged:
+            self._charged.pop(outcome.index, None)
+        if self._is_ordered:
+            self._held[outcome.index] = outcome
+        else:
+            self._ready.append(outcome)
+
+    # ---- the end of every step, in this order ----
+
+    def _deliver(self) -> None:
+        while self._held and (outcome := self._held.pop(self._next_in_order, None)) is not None:
+            self._ready.append(outcome)
+            self._next_in_order += 1
+        if not self._ready:
+            return
+        outcomes, self._ready = self._ready, []
+        if self._is_consumed:
+            self._unconsumed += len(outcomes)
+        self._actions.append(Deliver(outcomes))
+        if self._stops_on_failure and any(outcome.error is not None for outcome in outcomes):
+            self._end(None)
+
+    def _resume(self, now_s: float) -> None:
+        while self._backing_off and self._backing_off[0][0] <= now_s:
+            self._alone.append(heapq.heappop(self._backing_off)[1])
+
+    def _launch(self) -> None:
+        while not self.is_finished and len(self._attempts) < self._limit:
+            if self._alone:
+                tasks = [self._alone.popleft()]
+            elif self._queue:
+                size = min(self._group_size(), len(self._queue))
+                tasks = [self._queue.popleft() for _ in range(size)]
+            else:
+                return
+            number = self._next_attempt
+            self._next_attempt += 1
+            self._attempts[number] = tasks
+            self._actions.append(Launch(number, tasks))
+
+    def _group_size(self) -> int:
+        remaining = None
+        if self._input_ended:
+            remaining = len(self._queue)
+        elif self._total is not None:
+            remaining = len(self._queue) + max(0, self._total - self._offered)
+        return self._grouping.size(remaining=remaining, limit=self._limit)
+
+    def _settle_or_wake(self, now_s: float) -> None:
+        if self.is_finished:
+            return
+        if self._input_ended and not self._unsettled and not self._held:
+            self._end(None)
+            return
+        due_s = [self._backing_off[0][0]] if self._backing_off else []
+        if self._deadlines:
+            due_s.append(self._deadlines[0][0])
+        if self._armed_s is not None and self._armed_s <= now_s:
+            self._armed_s = None
+        if due_s and (self._armed_s is None or min(due_s) < self._armed_s):
+            self._armed_s = min(due_s)
+            self._actions.append(WakeAt(self._armed_s))
+
+    def _end(self, failure: Failure | None) -> None:
+        self.is_finished = True
+        self._actions += [Ignore(number) for number in self._attempts]
+        self._attempts.clear()
+        self._actions.append(Finish(failure))
+
+
+def _given_up(failure: Failure, barren: int) -> Failure:
+    message = f"{barren} attempts in a row never reached a worker; the last: {failure.detail}"
+    return Failure(
+        kind=failure.kind, detail=message, error=BackendError(message), is_fatal=True
+    )

@@ -1,0 +1,100 @@
+"""Records of what happened: outcomes of tasks, and the attempts that carried them.
+
+Pure data, shared by the scheduler, the worker's client side and the faces.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from fanout.retry import Failure
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Environment:
+    """Where an attempt ran, as the worker itself reports it.
+
+    Attributes:
+        id: Chosen by the worker at its start; the same for all attempts it serves.
+        pid: Its process id.
+        machine: Processor architecture, for example `x86_64`.
+        versions: Of python, fanout and numpy over there.
+    """
+
+    id: str
+    pid: int
+    machine: str
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptReport:
+    """An attempt that answered, measured at the far end.
+
+    Attributes:
+        attempt: Number of the attempt within the run, from 0.
+        environment: Where it ran.
+        is_cold: Whether it was the first attempt of its environment.
+        received_epoch_s: When the worker had read the request, by the worker's clock, Unix seconds.
+        setup_s: Decoding the request and loading the kernel.
+        kernel_s: Inside the kernel, summed over the tasks of the attempt.
+        total_s: From request read to reply ready.
+        peak_memory_bytes: Largest resident size of the worker process so far; None if unknown.
+        payload_bytes: Request and reply together.
+    """
+
+    attempt: int
+    environment: Environment
+    is_cold: bool
+    received_epoch_s: float
+    setup_s: float
+    kernel_s: float
+    total_s: float
+    peak_memory_bytes: int | None
+    payload_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome(Generic[R]):
+    """What became of one task: a value or an error, with its measurements.
+
+    Attributes:
+        index: Position of the chunk in the input, from 0.
+        value: What the kernel returned; None if the task failed.
+        error: Why the task failed; None if it succeeded.
+        attempts: How many attempts the task took.
+        kernel_s: Time inside the kernel, seconds; 0 if unknown.
+        report: The attempt that produced it; None if no attempt answered.
+        stdout: What the kernel printed (Python's `sys.stdout`), at most 16 KiB.
+        stderr: What it wrote to `sys.stderr`, at most 16 KiB.
+    """
+
+    index: int
+    value: R | None = None
+    error: Exception | None = None
+    attempts: int = 1
+    kernel_s: float = 0.0
+    report: AttemptReport | None = None
+    stdout: str = ""
+    stderr: str = ""
+    # Why the attempt failed, for the scheduler's decision; callers read `error`.
+    _failure: Failure | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def is_ok(self) -> bool:
+        """Whether the task succeeded."""
+        return self.error is None
+
+    def result(self) -> R:
+        """Return the kernel's value.
+
+        Raises:
+            Exception: The task's error, if it failed.
+        """
+        if self.error is not None:
+            raise self.error
+        return self.value  # type: ignore[return-value]  # None only where the kernel returned None

@@ -1,0 +1,304 @@
+"""What runs at the far end: takes a request, runs the kernel on each chunk, gives a reply.
+
+The same `Worker.run` serves a process on this machine and a Lambda environment. It imports the
+standard library and numpy only (start-up is billed), and what the kernel itself needs. Whatever a
+kernel does short of ending the process becomes part of the reply: `run` does not raise.
+"""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import importlib
+import io
+import os
+import platform
+import sys
+import time
+import traceback
+import uuid
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from fanout._version import __version__
+from fanout.codec import Encoded, ListEncoder, decode, decode_each, encode
+from fanout.errors import EncodeError, FanoutError
+from fanout.kernel import module_digest
+from fanout.wire import PROTOCOL, Message
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+try:
+    import resource
+except ImportError:  # Windows has no such module; peak memory is then unknown
+    resource = None  # type: ignore[assignment]
+
+# Kernels kept loaded; a by-value kernel compiled by numba is costly to load again.
+_KERNELS_KEPT: Final = 64
+# Of what one task prints, the last part is kept.
+_PRINTED_BYTES: Final = 16 * 1024
+
+
+class Worker:
+    """One execution environment: its identity, and the kernels it has loaded."""
+
+    def __init__(self) -> None:
+        self._environment = {
+            "id": uuid.uuid4().hex,
+            "pid": os.getpid(),
+            "machine": platform.machine(),
+            "versions": {
+                "python": platform.python_version(),
+                "fanout": __version__,
+                "numpy": np.__version__,
+            },
+        }
+        self._is_cold = True
+        self._kernels: OrderedDict[str, Callable[..., Any]] = OrderedDict()
+        self._sources: dict[str, str | None] = {}  # of modules, when they were imported
+
+    def run(self, request: Message) -> Message:
+        """Run a request; see `envelope` for what it and the reply hold."""
+        began_s = time.perf_counter()
+        report: dict[str, Any] = {
+            "environment": self._environment,
+            "cold": self._is_cold,
+            "received_epoch_s": time.time(),
+        }
+        self._is_cold = False
+        try:
+            kernel = self._kernel(request)
+        except _RefusalError as refusal:
+            return Message({"fanout": PROTOCOL, "refused": refusal.reason})
+        run = _TaskRun(request, kernel, began_s)
+        run.all()
+        report |= {
+            "setup_s": run.setup_s,
+            "kernel_s": sum(run.seconds),
+            "peak_memory_bytes": _peak_memory_bytes(),
+            "total_s": time.perf_counter() - began_s,
+        }
+        return run.reply(report)
+
+    def _kernel(self, request: Message) -> Callable[..., Any]:
+        head = request.head
+        if head.get("fanout") != PROTOCOL:
+            raise _RefusalError(
+                "protocol",
+                f"the client speaks protocol {head.get('fanout')} (fanout {head.get('version')}), "
+                f"this worker {PROTOCOL} (fanout {__version__}): install the same version on both",
+            )
+        spec = head["kernel"]
+        known = self._kernels.get(spec["digest"])
+        if known is not None:
+            self._kernels.move_to_end(spec["digest"])
+            return known
+        if "code" not in spec:
+            raise _RefusalError("unknown kernel", "its code was not sent")
+        kernel = self._load(spec, request)
+        self._kernels[spec["digest"]] = kernel
+        if len(self._kernels) > _KERNELS_KEPT:
+            self._kernels.popitem(last=False)
+        return kernel
+
+    def _load(self, spec: dict[str, Any], request: Message) -> Callable[..., Any]:
+        if spec["target"] is None and spec["python"] != _python_minor():
+            raise _RefusalError(
+                "protocol",
+                f"the kernel {spec['name']} travels by value from Python {spec['python']}, and this "
+                f"worker runs Python {_python_minor()}: use the same minor version, or put the "
+                "kernel into a module that both have",
+            )
+        try:
+            with _printed_to_stderr():
+                function = self._referenced(spec) if spec["target"] else None
+                code = Encoded(
+                    spec["code"].encode("ascii"), request.payload.buffers[spec["buffers_from"] :]
+                )
+                by_value, args, kwargs = decode(code, is_safe=request.head["safe"])
+        except _RefusalError:
+            raise
+        except BaseException as error:
+            raise _RefusalError(
+                "kernel", f"{spec['name']} can't be loaded: {_described(error)}", _traceback(error)
+            ) from error
+        kernel: Callable[..., Any] = function or by_value
+        if args or kwargs:
+            return lambda *chunk: kernel(*args, *chunk, **kwargs)
+        return kernel
+
+    def _referenced(self, spec: dict[str, Any]) -> Any:
+        module, _, qualname = spec["target"].partition(":")
+        found: Any = importlib.import_module(module)
+        source = self._sources.setdefault(module, module_digest(module))
+        if source != spec["source"]:
+            raise _RefusalError(
+                "stale",
+                f"module {module} differs between client and worker "
+                f"(sha256 {str(spec['source'])[:12]} there, {str(source)[:12]} here)",
+            )
+        for part in qualname.split("."):
+            found = getattr(found, part)
+        return found
+
+
+class _RefusalError(Exception):
+    """The request as a whole can't be run."""
+
+    def __init__(self, kind: str, message: str, remote_traceback: str = "") -> None:
+        super().__init__(message)
+        self.reason = {"kind": kind, "message": message, "traceback": remote_traceback}
+
+
+class _TaskRun:
+    """The tasks of one request: runs them, keeps what the reply needs."""
+
+    def __init__(self, request: Message, kernel: Callable[..., Any], began_s: float) -> None:
+        self._kernel = kernel
+        self._is_star = request.head["star"]
+        self._is_safe = request.head["safe"]
+        self._chunks, self._undecoded = decode_each(request.payload, is_safe=self._is_safe)
+        self._values = ListEncoder(
+            is_safe=self._is_safe,
+            by_value=frozenset(request.head["local_modules"]),
+            copies=len(self._chunks) > 1,
+        )
+        self._failed: list[tuple[int, dict[str, Any]]] = []
+        self._printed: list[tuple[int, str, str]] = []
+        self.seconds: list[float] = []
+        self.setup_s = time.perf_counter() - began_s
+
+    def all(self) -> None:
+        out, err = _Capture(), _Capture()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            for position, chunk in enumerate(self._chunks):
+                self._chunks[position] = None  # its memory may go once the kernel is done with it
+                self._one(position, chunk)
+                if out.size or err.size:
+                    self._printed.append((position, out.take(), err.take()))
+
+    def _one(self, position: int, chunk: Any) -> None:
+        if position in self._undecoded:
+            self.seconds.append(0.0)
+            self._fail(position, "chunk", self._undecoded[position])
+            return
+        began_s = time.perf_counter()
+        try:
+            value = self._kernel(*chunk) if self._is_star else self._kernel(chunk)
+        except BaseException as error:  # noqa: BLE001  # even SystemExit is the kernel's affair
+            self.seconds.append(time.perf_counter() - began_s)
+            self._fail(position, "kernel", error)
+            return
+        self.seconds.append(time.perf_counter() - began_s)
+        try:
+            self._values.add(value)
+        except EncodeError as error:
+            self._failed.append((position, _failure("result", error, is_safe=True)))
+
+    def _fail(self, position: int, kind: str, error: BaseException) -> None:
+        self._values.add(None)
+        self._failed.append((position, _failure(kind, error, is_safe=self._is_safe)))
+
+    def reply(self, report: dict[str, Any]) -> Message:
+        payload = self._values.finish()
+        failed = []
+        for position, failure in self._failed:
+            encoded = failure.pop("encoded", None)
+            if encoded is not None:
+                failure |= {"body": encoded.body.decode(), "buffers_from": len(payload.buffers)}
+                payload.buffers.extend(encoded.buffers)
+            failed.append((position, failure))
+        head = {
+            "fanout": PROTOCOL,
+            "report": report,
+            "ns": [int(seconds * 1e9) for seconds in self.seconds],
+            "failed": failed,
+            "printed": self._printed,
+        }
+        return Message(head, payload)
+
+
+def _failure(kind: str, error: BaseException, *, is_safe: bool) -> dict[str, Any]:
+    failure: dict[str, Any] = {
+        "kind": kind,
+        "type": f"{type(error).__module__}.{type(error).__qualname__}",
+        "message": _text_of(error),
+        "traceback": _traceback(error),
+    }
+    # An ordinary exception is raised again at the client, so it goes along whole if it can: a
+    # built-in one as its arguments, any other pickled.
+    if not isinstance(error, Exception):
+        return failure
+    is_builtin = getattr(builtins, type(error).__name__, None) is type(error)
+    with contextlib.suppress(FanoutError):
+        if is_builtin:
+            failure["encoded"] = encode(list(error.args), is_safe=is_safe)
+            failure["builtin"] = type(error).__name__
+        elif not is_safe:
+            failure["encoded"] = encode(error)
+    return failure
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001  # a broken __str__ must not hide the failure
+        return "(its text can't be had: __str__ raised)"
+
+
+def _described(error: BaseException) -> str:
+    return f"{type(error).__name__}: {_text_of(error)}"
+
+
+def _traceback(error: BaseException) -> str:
+    """The traceback from the kernel's own frames on."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_globals.get("__name__") == __name__:
+        trace = trace.tb_next
+    return "".join(traceback.format_exception(type(error), error, trace))
+
+
+class _Capture(io.TextIOBase):
+    """Stands for sys.stdout while kernels run; keeps the end of what one task writes."""
+
+    def __init__(self) -> None:
+        self._parts: list[str] = []
+        self.size = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        self._parts.append(text)
+        self.size += len(text)
+        if self.size > 4 * _PRINTED_BYTES:
+            self._parts = ["".join(self._parts)[-_PRINTED_BYTES:]]
+            self.size = len(self._parts[0])
+        return len(text)
+
+    def take(self) -> str:
+        text = "".join(self._parts)
+        self._parts.clear()
+        self.size = 0
+        return text if len(text) <= _PRINTED_BYTES else f"[…]{text[-_PRINTED_BYTES:]}"
+
+
+@contextlib.contextmanager
+def _printed_to_stderr() -> Iterator[None]:
+    """What a module prints while it is imported is no task's output."""
+    with contextlib.redirect_stdout(sys.stderr):
+        yield
+
+
+def _peak_memory_bytes() -> int | None:
+    if resource is None:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # bytes there, KiB elsewhere
+
+
+def _python_minor() -> str:
+    return f"{sys.version_info.major}.{sys.version_info.minor}"

@@ -57,7 +57,7 @@ async def map(
 @overload
 async def starmap(
     kernel: Callable[[Unpack[Ts]], R],
-    chunks: Iterable[tuple[Unpack[Ts]]] | AsyncIterable[tuple[Unpack[Ts]]],
+    chunks: Iterable[tuple[*Ts]] | AsyncIterable[tuple[*Ts]],
     *,
     backend: Backend | None = None,
     return_exceptions: Literal[False] = False,
@@ -66,7 +66,7 @@ async def starmap(
 @overload
 async def starmap(
     kernel: Callable[[Unpack[Ts]], R],
-    chunks: Iterable[tuple[Unpack[Ts]]] | AsyncIterable[tuple[Unpack[Ts]]],
+    chunks: Iterable[tuple[*Ts]] | AsyncIterable[tuple[*Ts]],
     *,
     backend: Backend | None = None,
     return_exceptions: bool,
@@ -74,7 +74,7 @@ async def starmap(
 ) -> list[R | Exception]: ...
 async def starmap(
     kernel: Callable[[Unpack[Ts]], R],
-    chunks: Iterable[tuple[Unpack[Ts]]] | AsyncIterable[tuple[Unpack[Ts]]],
+    chunks: Iterable[tuple[*Ts]] | AsyncIterable[tuple[*Ts]],
     *,
     backend: Backend | None = None,
     return_exceptions: bool = False,

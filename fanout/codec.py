@@ -15,7 +15,8 @@ A blob "b" is either the number of a buffer or, if small, its base64 text. Large
 copied here: encoding takes a view of their memory, decoding gives an array over the received one.
 
 What is not kept: that two places of a value hold the very same object (they become equal copies);
-the memory layout of an array that is neither C- nor Fortran-contiguous (it becomes C-contiguous).
+the memory layout of an array that is neither C- nor Fortran-contiguous (it becomes C-contiguous);
+that an array was read-only, or mapped from a file (`np.memmap` becomes `np.ndarray`).
 
 Pure, and standard library + numpy only, since the worker runs it.
 """
@@ -33,6 +34,8 @@ import math
 import pickle
 import struct
 import sys
+import threading
+import types
 import uuid
 import zoneinfo
 from dataclasses import dataclass, field
@@ -56,6 +59,8 @@ _COPY_BYTES: Final = 64 * 1024
 # JSON numbers of more bits are written in hexadecimal: Python limits decimal ones (CVE-2020-10735).
 _DECIMAL_BITS: Final = 1024
 _DECIMAL_BOUND: Final = 2**_DECIMAL_BITS
+# cloudpickle's list of modules that go by value is one for the whole process.
+_REGISTRY_LOCK: Final = threading.RLock()
 
 _HINT_SAFE = (
     "codec='safe' does not pickle: return or pass JSON-like values, dataclasses or numpy arrays, "
@@ -91,26 +96,18 @@ def encode(
         EncodeError: The value, or something in it, has no encoding; names the type.
     """
     encoder = _Encoder(is_safe=is_safe, by_value=by_value)
-    try:
+    with _translated(value):
         return Encoded(_text(encoder.tree(value)).encode("ascii"), encoder.buffers)
-    except RecursionError:
-        raise _too_deep(value) from None
 
 
 def decode(encoded: Encoded, *, is_safe: bool = False) -> Any:
     """Give back the value that `encode` was given.
 
     Raises:
-        DecodeError: Bytes are damaged, or hold a pickle although `is_safe`.
+        DecodeError: Bytes are damaged, or hold a pickle although `is_safe`, or a class that is
+            unpickled raised; its exception is the cause then.
     """
-    try:
-        return json.loads(encoded.body, object_hook=_Decoder(encoded.buffers, is_safe).value)
-    except DecodeError:
-        raise
-    except RecursionError:
-        raise DecodeError("the value is nested too deeply for this process") from None
-    except ValueError as error:
-        raise DecodeError(f"the message is not what fanout writes: {error}") from error
+    return _parsed(encoded.body, _Decoder(encoded.buffers, is_safe).value)
 
 
 class ListEncoder:
@@ -142,16 +139,15 @@ class ListEncoder:
             EncodeError: It has no encoding; None stands in its place.
         """
         kept = len(self._encoder.buffers)
+        text = "null"
         try:
-            self._texts.append(_text(self._encoder.tree(value)))
-        except EncodeError:
+            with _translated(value):
+                text = _text(self._encoder.tree(value))
+        except BaseException:
             del self._encoder.buffers[kept:]
-            self._texts.append("null")
             raise
-        except RecursionError:
-            del self._encoder.buffers[kept:]
-            self._texts.append("null")
-            raise _too_deep(value) from None
+        finally:  # whatever happened, later elements keep their positions
+            self._texts.append(text)
 
     def finish(self) -> Encoded:
         """Return the list."""
@@ -161,28 +157,60 @@ class ListEncoder:
 def decode_each(
     encoded: Encoded, *, is_safe: bool = False
 ) -> tuple[list[Any], dict[int, Exception]]:
-    """Decode a list; a value that can't be is replaced by None, its error given by position."""
+    """Decode a list; a value that can't be is replaced by None, its error given by position.
+
+    Raises:
+        DecodeError: It is not a list at all.
+    """
+    errors: dict[int, Exception] = {}
     try:
-        return decode(encoded, is_safe=is_safe), {}
-    except Exception:  # noqa: BLE001  # unpickling runs foreign code: anything may come
-        errors: dict[int, Exception] = {}
-        values: list[Any] = []
-        for position, tree in enumerate(json.loads(encoded.body)):
+        values = decode(encoded, is_safe=is_safe)
+    except DecodeError:
+        values = _parsed(encoded.body, None)
+        for position, tree in enumerate(values if isinstance(values, list) else ()):
+            values[position] = None
             try:
-                values.append(decode(Encoded(_text(tree).encode(), encoded.buffers), is_safe=is_safe))
-            except Exception as error:  # noqa: BLE001
+                body = json.dumps(tree).encode("ascii")
+                values[position] = decode(Encoded(body, encoded.buffers), is_safe=is_safe)
+            except DecodeError as error:
                 errors[position] = error
-                values.append(None)
-        return values, errors
+    if not isinstance(values, list):
+        raise DecodeError(f"the message holds no list, but a {type(values).__name__}")
+    return values, errors
 
 
-# Trees are made a moment before they are written, so they have no cycles; NaN was taken out of them.
+# Trees are made a moment before they are written, so they have no cycles, and they hold no NaN.
 _text: Final = json.JSONEncoder(check_circular=False, allow_nan=False, separators=(",", ":")).encode
 
 
-def _too_deep(value: object) -> EncodeError:
-    why = "contains itself, or is nested too deeply"
-    return EncodeError(_name(type(value)), why, "pass it flat, for example as arrays and indices")
+@contextlib.contextmanager
+def _translated(value: object) -> Iterator[None]:
+    """Whatever goes wrong while `value` is encoded is an EncodeError."""
+    try:
+        yield
+    except EncodeError:
+        raise
+    except RecursionError:
+        why = "contains itself, or is nested too deeply"
+        hint = "pass it flat, for example as arrays and indices"
+        raise EncodeError(_name(type(value)), why, hint) from None
+    except (
+        Exception
+    ) as error:  # a property of a dataclass may run foreign code; memory may be short
+        why = f"can't be encoded ({type(error).__name__}: {error})"
+        hint = "see the cause; simpler values, such as numpy arrays and dicts, always can"
+        raise EncodeError(_name(type(value)), why, hint) from error
+
+
+def _parsed(body: bytes, hook: Callable[[dict[str, Any]], Any] | None) -> Any:
+    try:
+        return json.loads(body, object_hook=hook)
+    except DecodeError:
+        raise
+    except RecursionError:
+        raise DecodeError("the value is nested too deeply for this process") from None
+    except ValueError as error:
+        raise DecodeError(f"the message is not what fanout writes: {error}") from error
 
 
 def _name(kind: type) -> str:
@@ -195,29 +223,49 @@ def _name(kind: type) -> str:
 class _Encoder:
     """Builds the tree of one value, and collects its buffers."""
 
-    def __init__(
-        self, *, is_safe: bool, by_value: frozenset[str], copies: bool = False
-    ) -> None:
+    def __init__(self, *, is_safe: bool, by_value: frozenset[str], copies: bool = False) -> None:
         self.buffers: list[Buffer] = []
         self._copies = copies
         self._is_safe = is_safe
         self._by_value = by_value | {"__main__"}
+        self._plain: dict[type, list[str] | None] = {}  # dataclasses seen, see _plain_fields
 
     def tree(self, value: Any) -> Tree:
         kind = type(value)
-        if kind is str or kind is bool or value is None:
+        if kind is bool or value is None:
             return value
         method = _ENCODERS.get(kind)
         if method is not None:
             return method(self, value)
-        if isinstance(value, np.generic):
+        if isinstance(value, np.generic) and kind.__module__ == "numpy":
             return self._scalar(value)
         if kind is np.memmap:
             return self._array(value.view(np.ndarray))
-        if dataclasses.is_dataclass(kind) and (names := _plain_fields(value, self._by_value)):
+        if dataclasses.is_dataclass(kind) and (names := self._fields(value)):
             state = [self.tree(getattr(value, name)) for name in names]
-            return {"$": "data", "t": f"{kind.__module__}:{kind.__qualname__}", "n": names, "v": state}
+            return {
+                "$": "data",
+                "t": f"{kind.__module__}:{kind.__qualname__}",
+                "n": names,
+                "v": state,
+            }
         return self._pickle(value)
+
+    def _fields(self, value: object) -> list[str] | None:
+        """Names of a dataclass's fields if the value is these and nothing more, else None."""
+        kind = type(value)
+        if kind not in self._plain:
+            self._plain[kind] = _plain_fields(kind, self._by_value)
+        names = self._plain[kind]
+        if names is None or not getattr(value, "__dict__", {}).keys() <= set(names):
+            return None
+        return names if all(hasattr(value, name) for name in names) else None
+
+    def _str(self, value: str) -> Tree:
+        # JSON makes one character of a high and a low surrogate in succession.
+        if _has_no_surrogates(value):
+            return value
+        return {"$": "str", "v": value.encode("utf-8", "surrogatepass").hex()}
 
     def _int(self, value: int) -> Tree:
         return value if value.bit_length() <= _DECIMAL_BITS else {"$": "int", "v": hex(value)}
@@ -230,11 +278,11 @@ class _Encoder:
         kinds = set(map(type, value))
         if len(kinds) == 1:  # common, and then the elements needn't be looked at one by one
             (kind,) = kinds
-            if kind is str or kind is bool:
+            if kind is bool or (kind is str and all(map(str.isascii, value))):
                 return value
             if kind is float and math.isfinite(sum(value)):
                 return value
-            if kind is int and -_DECIMAL_BOUND < min(value) and max(value) < _DECIMAL_BOUND:
+            if kind is int and min(value) > -_DECIMAL_BOUND and max(value) < _DECIMAL_BOUND:
                 return value
         return [self.tree(element) for element in value]
 
@@ -243,11 +291,25 @@ class _Encoder:
 
     def _set(self, value: Iterable[Any]) -> Tree:
         # Sorted, so that equal sets give equal bytes whatever the hash seed.
-        elements = sorted((self.tree(element) for element in value), key=_text)
-        return {"$": type(value).__name__, "v": elements}
+        kept = len(self.buffers)
+        keyed: list[tuple[str, str, Any, Tree]] = []
+        has_buffers = False
+        for element in value:
+            tree = self.tree(element)
+            digest = ""
+            if len(self.buffers) > kept:
+                has_buffers = True
+                digest = _digest(self.buffers[kept:])
+                del self.buffers[kept:]
+            keyed.append((_text(tree), digest, element, tree))
+        keyed.sort(key=lambda entry: entry[:2])
+        # Buffers are numbered in the order of encoding, so that has to be the sorted one, too.
+        trees = [self.tree(element) if has_buffers else tree for _, _, element, tree in keyed]
+        return {"$": type(value).__name__, "v": trees}
 
     def _dict(self, value: dict[Any, Any]) -> Tree:
-        if set(map(type, value)) <= {str} and "$" not in value:
+        is_object = set(map(type, value)) <= {str} and all(map(_has_no_surrogates, value))
+        if is_object and "$" not in value:
             return {key: self.tree(element) for key, element in value.items()}
         pairs = [[self.tree(key), self.tree(element)] for key, element in value.items()]
         return {"$": "dict", "v": pairs}
@@ -271,8 +333,8 @@ class _Encoder:
         elif type(value.tzinfo) is dt.timezone:
             # __getinitargs__ gives (offset,) or (offset, name): the name may be there or not.
             offset, *name = value.tzinfo.__getinitargs__()  # type: ignore[attr-defined]
-            zone = {"offset": self._timedelta(offset), "name": name}
-        elif type(value.tzinfo) is zoneinfo.ZoneInfo and value.tzinfo.key is not None:
+            zone = {"offset": self._timedelta(offset), "name": self._list(name)}
+        elif type(value.tzinfo) is zoneinfo.ZoneInfo and _is_named(value.tzinfo):
             zone = {"key": value.tzinfo.key}
         else:
             return self._pickle(value)
@@ -283,26 +345,34 @@ class _Encoder:
         return {"$": "decimal", "v": str(value)}
 
     def _uuid(self, value: uuid.UUID) -> Tree:
-        return {"$": "uuid", "v": value.hex}
+        tree = {"$": "uuid", "v": value.hex}
+        is_told = value.is_safe is not uuid.SafeUUID.unknown
+        return tree | {"safe": value.is_safe.value} if is_told else tree
 
     def _array(self, value: np.ndarray[Any, Any]) -> Tree:
+        order = "F" if value.flags.f_contiguous and not value.flags.c_contiguous else "C"
+        tree: Tree = {"s": list(value.shape)}
+        if order == "F":
+            tree["o"] = order
         if value.dtype == object:
             elements = [self.tree(element) for element in value.ravel(order="C").tolist()]
-            return {"$": "ndobject", "s": list(value.shape), "v": elements}
+            return {"$": "ndobject", **tree, "v": elements}
         descr = _dtype_tree(value.dtype)
         if descr is None:
             return self._pickle(value)
-        order = "F" if value.flags.f_contiguous and not value.flags.c_contiguous else "C"
-        blob = self._blob(_memory(value, order))
-        tree: Tree = {"$": "nd", "d": descr, "s": list(value.shape), "b": blob}
-        return tree if order == "C" else tree | {"o": order}
+        return {"$": "nd", "d": descr, **tree, "b": self._blob(_memory(value, order))}
 
     def _scalar(self, value: np.generic) -> Tree:
+        # As arrays, these two would lose the zeros at their end.
+        if isinstance(value, np.str_):
+            return {"$": "npstr", "v": self._str(str(value))}
+        if isinstance(value, np.bytes_):
+            return {"$": "npbytes", "b": self._blob(bytes(value))}
         array = np.asarray(value)
-        descr = None if array.dtype == object else _dtype_tree(array.dtype)
+        descr = _dtype_tree(array.dtype)
         if descr is None:
             return self._pickle(value)
-        return {"$": "np", "d": descr, "v": array.tobytes().hex()}
+        return {"$": "np", "d": descr, "b": self._blob(_memory(array, "C"))}
 
     def _blob(self, data: Buffer) -> int | str:
         if memoryview(data).nbytes <= _INLINE_BYTES:
@@ -320,6 +390,7 @@ class _Encoder:
 
 
 _ENCODERS: Final[dict[type, Callable[[_Encoder, Any], Tree]]] = {
+    str: _Encoder._str,
     int: _Encoder._int,
     float: _Encoder._float,
     list: _Encoder._list,
@@ -340,12 +411,31 @@ _ENCODERS: Final[dict[type, Callable[[_Encoder, Any], Tree]]] = {
 }
 
 
+def _has_no_surrogates(text: str) -> bool:
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _is_named(zone: zoneinfo.ZoneInfo) -> bool:
+    """Whether the key leads to the zone; it may just be what a zone from a file was called."""
+    try:
+        zone.__reduce__()
+    except pickle.PicklingError:
+        return False
+    return True
+
+
 def _memory(array: np.ndarray[Any, Any], order: str) -> Buffer:
     """The bytes of an array, without a copy if it is contiguous."""
     if array.nbytes == 0:
         return b""
     flat = (array.T if order == "F" else array).reshape(-1)
-    return memoryview(flat.view(np.uint8))
+    return flat.view(np.uint8).data
 
 
 def _dtype_tree(dtype: np.dtype[Any]) -> Tree | None:
@@ -354,26 +444,31 @@ def _dtype_tree(dtype: np.dtype[Any]) -> Tree | None:
         base, shape = dtype.subdtype
         inner = _dtype_tree(base)
         return None if inner is None else {"base": inner, "shape": list(shape)}
+    if dtype.metadata is not None or dtype.hasobject or dtype.type is np.record:
+        return None
     if dtype.names is None:
-        is_plain = dtype.metadata is None and not dtype.hasobject
-        return dtype.str if is_plain and dtype.kind != "T" and np.dtype(dtype.str) == dtype else None
-    fields = [dtype.fields[name] for name in dtype.names]  # type: ignore[index]
+        return dtype.str if np.dtype(dtype.str) == dtype else None
+    fields: list[Any] = [dtype.fields[name] for name in dtype.names]  # type: ignore[index]
     formats = [_dtype_tree(part[0]) for part in fields]
-    if dtype.metadata is not None or any(inner is None for inner in formats):
+    titles = [part[2] if len(part) > 2 else None for part in fields]
+    are_texts = all(
+        title is None or (type(title) is str and _has_no_surrogates(title))
+        for title in (*titles, *dtype.names)
+    )
+    if not are_texts or any(inner is None for inner in formats):
         return None
     return {
         "names": list(dtype.names),
         "formats": formats,
         "offsets": [part[1] for part in fields],
-        "titles": [part[2] if len(part) > 2 else None for part in fields],
+        "titles": titles,
         "itemsize": dtype.itemsize,
         "aligned": dtype.isalignedstruct,
     }
 
 
-def _plain_fields(value: object, by_value: frozenset[str]) -> list[str] | None:
-    """Names of the fields of a dataclass that is its fields and nothing more, else None."""
-    kind = type(value)
+def _plain_fields(kind: Any, by_value: frozenset[str]) -> list[str] | None:
+    """Names of the fields of a dataclass whose instances have no other state, else None."""
     if kind.__module__ in by_value or "<locals>" in kind.__qualname__:
         return None
     is_ordinary = (
@@ -382,21 +477,29 @@ def _plain_fields(value: object, by_value: frozenset[str]) -> list[str] | None:
         and kind.__reduce__ is object.__reduce__
         # A frozen dataclass with slots has these two from the dataclasses module itself.
         and getattr(kind.__getstate__, "__module__", "dataclasses") == "dataclasses"
-        and getattr(getattr(kind, "__setstate__", None), "__module__", "dataclasses") == "dataclasses"
+        and getattr(getattr(kind, "__setstate__", None), "__module__", "dataclasses")
+        == "dataclasses"
     )
     if not is_ordinary or _find(f"{kind.__module__}:{kind.__qualname__}") is not kind:
         return None
-    names = [part.name for part in dataclasses.fields(kind)]  # type: ignore[arg-type]
-    extra = set(getattr(value, "__dict__", ())) - set(names)
-    if extra or not names or not all(hasattr(value, name) for name in names):
-        return None
-    return names
+    names = [part.name for part in dataclasses.fields(kind)]
+    slots: set[str] = set()
+    for base in kind.__mro__:
+        own = base.__dict__.get("__slots__", ())
+        slots |= {own} if isinstance(own, str) else set(own)
+    has_more = slots - {"__dict__", "__weakref__"} - set(names)
+    is_computed = any(
+        hasattr(found := getattr(kind, name, None), "__set__")
+        and not isinstance(found, types.MemberDescriptorType)  # a slot
+        for name in names
+    )
+    return None if has_more or is_computed or not names else names
 
 
-def _find(target: str) -> object:
+def _find(target: str) -> Any:
     """What `module:qualname` names among the imported modules; None if nothing."""
     module, _, qualname = target.partition(":")
-    found: object = sys.modules.get(module)
+    found: Any = sys.modules.get(module)
     for part in qualname.split("."):
         found = getattr(found, part, None)
     return found
@@ -421,10 +524,10 @@ def _pickled(value: object, by_value: frozenset[str]) -> tuple[bytes, list[Buffe
         raise
     except Exception:  # noqa: BLE001, S110  # __reduce__ is foreign code; cloudpickle has the last word
         pass
-    import cloudpickle
-
     views.clear()
     try:
+        import cloudpickle
+
         with _sent_by_value(by_value):
             return cloudpickle.dumps(value, protocol=5, buffer_callback=keep), views
     except RecursionError:
@@ -443,20 +546,20 @@ def _sent_by_value(modules: frozenset[str]) -> Iterator[None]:
     """Have cloudpickle write out what these modules define, for as long as it takes."""
     import cloudpickle
 
-    already = cloudpickle.list_registry_pickle_by_value()
-    ours = [sys.modules[name] for name in modules - already - {"__main__"} if name in sys.modules]
-    for module in ours:
-        cloudpickle.register_pickle_by_value(module)
-    try:
+    with _REGISTRY_LOCK, contextlib.ExitStack() as stack:
+        already = cloudpickle.list_registry_pickle_by_value()
+        for name in modules - already - {"__main__"}:
+            if (module := sys.modules.get(name)) is not None:
+                cloudpickle.register_pickle_by_value(module)
+                stack.callback(cloudpickle.unregister_pickle_by_value, module)
         yield
-    finally:
-        for module in ours:
-            cloudpickle.unregister_pickle_by_value(module)
 
 
 def _digest(parts: Iterable[Buffer]) -> str:
     sha = hashlib.sha256()
     for part in parts:
+        # With its length, or bytes could move from one part to the next.
+        sha.update(memoryview(part).nbytes.to_bytes(8, "little"))
         sha.update(part)
     return sha.hexdigest()
 
@@ -473,44 +576,55 @@ class _Decoder:
 
     def value(self, node: dict[str, Any]) -> Any:
         """Hook for json.loads: called for every object, innermost first."""
-        tag = node.get("$")
-        if tag is None:
+        if "$" not in node:
             return node
-        method = _DECODERS.get(tag)
+        tag = node["$"]
+        method = _DECODERS.get(tag) if isinstance(tag, str) else None
         if method is None:
             raise DecodeError(f"unknown tag {tag!r}: was this written by a newer fanout?")
         try:
             return method(self, node)
-        except (KeyError, IndexError, TypeError, ValueError, struct.error) as error:
-            if tag == "pickle":
-                raise  # raised by the class that is being unpickled
-            raise DecodeError(f"damaged {tag!r} in a message: {error}") from error
+        except (DecodeError, RecursionError):
+            raise
+        except Exception as error:
+            what = f"damaged {tag!r} in a message: {type(error).__name__}: {error}"
+            raise DecodeError(what) from error
 
     def _raw(self, blob: int | str) -> Buffer:
         if isinstance(blob, str):
             return bytearray(base64.b64decode(blob, validate=True))  # writable
+        if type(blob) is not int or blob < 0:
+            raise DecodeError(f"a message refers to buffer {blob!r}")
         return self._buffers[blob]
 
+    def _small(self, blob: int | str) -> Buffer:
+        """As `_raw`, but memory that keeps no message alive if it is small."""
+        raw = self._raw(blob)
+        is_copied = not isinstance(blob, str) and memoryview(raw).nbytes <= _COPY_BYTES
+        return bytearray(raw) if is_copied else raw
+
     def _array(self, node: dict[str, Any]) -> np.ndarray[Any, Any]:
+        raw = self._small(node["b"])
         array: np.ndarray[Any, Any] = np.ndarray(
-            tuple(node["s"]),
-            _dtype_from(node["d"]),
-            buffer=self._raw(node["b"]),
-            order=node.get("o", "C"),
+            tuple(node["s"]), _dtype_from(node["d"]), buffer=raw, order=node.get("o", "C")
         )
-        is_small = not isinstance(node["b"], str) and array.nbytes <= _COPY_BYTES
-        return array.copy(order="K") if is_small else array
+        if array.nbytes != memoryview(raw).nbytes:
+            what = f"an array of {array.nbytes} bytes came as {memoryview(raw).nbytes}"
+            raise DecodeError(f"damaged message: {what}")
+        return array
 
     def _object_array(self, node: dict[str, Any]) -> np.ndarray[Any, Any]:
-        array = np.empty(math.prod(node["s"]), dtype=object)
-        for position, element in enumerate(node["v"]):
+        elements = node["v"]
+        # Checked before memory is taken for as many as the shape promises.
+        if type(elements) is not list or math.prod(node["s"]) != len(elements):
+            raise DecodeError("damaged message: an array of objects has another number of elements")
+        array = np.empty(len(elements), dtype=object)
+        for position, element in enumerate(elements):
             array[position] = element
-        return array.reshape(node["s"])
+        return array.reshape(node["s"]).copy(order=node.get("o", "C"))
 
     def _scalar(self, node: dict[str, Any]) -> Any:
-        raw = bytes.fromhex(node["v"])
-        array: np.ndarray[Any, Any] = np.ndarray((), _dtype_from(node["d"]), buffer=raw)
-        return array.copy()[()]
+        return self._array(node | {"s": ()}).copy()[()]
 
     def _data(self, node: dict[str, Any]) -> Any:
         module, _, _ = node["t"].partition(":")
@@ -543,13 +657,20 @@ class _Decoder:
     def _pickle(self, node: dict[str, Any]) -> Any:
         if self._is_safe:
             raise DecodeError(f"the message holds a pickle, which is refused: {_HINT_SAFE}")
-        parts = [self._raw(blob) for blob in node["b"]]
+        parts = [self._small(blob) for blob in node["b"]]
         if _digest(parts) != node["sha256"]:
             raise DecodeError("a pickle does not match its sha256: the message was damaged")
-        return pickle.loads(parts[0], buffers=parts[1:])
+        try:
+            return pickle.loads(parts[0], buffers=parts[1:])
+        except RecursionError:
+            raise
+        except (Exception, SystemExit, GeneratorExit) as error:  # classes of anybody are at work
+            what = f"a value can't be unpickled here: {type(error).__name__}: {error}"
+            raise DecodeError(what) from error
 
 
 _DECODERS: Final[dict[str, Callable[[_Decoder, dict[str, Any]], Any]]] = {
+    "str": lambda _, node: bytes.fromhex(node["v"]).decode("utf-8", "surrogatepass"),
     "tuple": lambda _, node: tuple(node["v"]),
     "set": lambda _, node: set(node["v"]),
     "frozenset": lambda _, node: frozenset(node["v"]),
@@ -564,22 +685,29 @@ _DECODERS: Final[dict[str, Callable[[_Decoder, dict[str, Any]], Any]]] = {
     "datetime": _Decoder._datetime,
     "time": _Decoder._datetime,
     "decimal": lambda _, node: decimal.Decimal(node["v"]),
-    "uuid": lambda _, node: uuid.UUID(hex=node["v"]),
+    "uuid": lambda _, node: uuid.UUID(hex=node["v"], is_safe=uuid.SafeUUID(node.get("safe"))),
     "data": _Decoder._data,
     "nd": _Decoder._array,
     "ndobject": _Decoder._object_array,
     "np": _Decoder._scalar,
+    "npstr": lambda _, node: np.str_(node["v"]),
+    "npbytes": lambda self, node: np.bytes_(bytes(self._raw(node["b"]))),
     "pickle": _Decoder._pickle,
 }
 
 
 def _dtype_from(tree: Tree) -> np.dtype[Any]:
+    dtype: np.dtype[Any]
     if isinstance(tree, str):
-        return np.dtype(tree)
+        dtype = np.dtype(tree)
+        if dtype.hasobject:  # bytes of a message would be taken for pointers
+            raise DecodeError(f"damaged message: {tree!r} is no dtype of plain data")
+        return dtype
     if "base" in tree:
         return np.dtype((_dtype_from(tree["base"]), tuple(tree["shape"])))
-    parts = {key: tree[key] for key in ("names", "offsets", "itemsize")}
+    parts: Any = {key: tree[key] for key in ("names", "offsets", "itemsize")}
     parts["formats"] = [_dtype_from(inner) for inner in tree["formats"]]
     if any(title is not None for title in tree["titles"]):
         parts["titles"] = tree["titles"]
-    return np.dtype(parts, align=tree["aligned"])
+    dtype = np.dtype(parts, align=tree["aligned"])
+    return dtype

@@ -38,13 +38,14 @@ from fanout.events import (
 from fanout.retry import Failure, FailureKind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from typing import Self
 
     from fanout.backends import Backend
     from fanout.events import RunEvent
     from fanout.kernel import KernelSpec
     from fanout.scheduler import Scheduler
-    from fanout.tasks import Outcome
+    from fanout.tasks import Environment, Outcome
 
 # How long input is pulled without letting the event loop breathe.
 _SLICE_S: Final = 0.005
@@ -88,7 +89,11 @@ class Engine:
         self._is_safe = is_safe
         self._observers = observers
 
+        self._iterator: Iterator[Any] | None = None  # of an ordinary input, until it ends
+        self._is_pulling = False
+        self._pulled = 0
         self._chunks: dict[int, Any] = {}  # of unsettled tasks
+        self._environments: dict[str, Environment] = {}
         self._attempts: dict[int, asyncio.Task[None]] = {}
         self._background: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -98,7 +103,7 @@ class Engine:
 
     # ---- for the executor ----
 
-    async def __aenter__(self) -> Engine:
+    async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
         self._tell(
             RunStarted(
@@ -109,10 +114,15 @@ class Engine:
                 total=len(self._input) if isinstance(self._input, Sized) else None,
             )
         )
-        self._spawn(self._pull(), "input")
+        if isinstance(self._input, AsyncIterable):
+            self._spawn(self._pull_async(self._input), "input")
+        else:
+            self._iterator = iter(self._input)
+            self._loop.call_soon(self._pull)
         return self
 
     async def __aexit__(self, _: object, error: BaseException | None, __: object) -> None:
+        self._iterator = None
         self._feed(Cancelled())
         if self._timer is not None:
             self._timer.cancel()
@@ -165,13 +175,12 @@ class Engine:
             self._abort(error)
         if self._scheduler.wanted:
             self._wanted.set()
+            self._pull()
 
     def _perform(self, action: Action) -> None:
         match action:
             case Launch(attempt=number, tasks=tasks):
-                task = self._loop.create_task(
-                    self._attempt(number, tasks), name=f"fanout attempt {number}"
-                )
+                task = self._loop.create_task(self._attempt(number, tasks))
                 self._attempts[number] = task
                 task.add_done_callback(self._ended)
             case Deliver(outcomes=outcomes):
@@ -225,58 +234,62 @@ class Engine:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._abort(error)
 
-    async def _pull(self) -> None:
-        """Offer chunks as long as the scheduler wants some."""
-        if isinstance(self._input, AsyncIterable):
-            await self._pull_async(self._input)
-        else:
-            await self._pull_sync(self._input)
-        self._feed(InputEnded())
+    def _pull(self) -> None:
+        """Offer chunks of an ordinary iterator, as many as the scheduler wants."""
+        if self._is_pulling or self._iterator is None:
+            return
+        self._is_pulling = True  # what is fed below comes back here
+        try:
+            while self._iterator is not None and (wanted := self._scheduler.wanted):
+                if not self._pull_slice(self._iterator, wanted):
+                    # The slice is over: finished work comes first, then the next one.
+                    self._loop.call_soon(self._pull)
+                    return
+        except Exception as error:  # noqa: BLE001  # of the caller's own code
+            self._abort(error)
+        finally:
+            self._is_pulling = False
 
-    async def _pull_sync(self, source: Iterable[Any]) -> None:
-        iterator = iter(source)
-        first = 0
-        is_ended = False
-        while not is_ended:
-            await self._room()
-            # A slice at a time, so that a slow generator doesn't keep finished work waiting.
-            until_s = self._loop.time() + _SLICE_S
-            wanted = self._scheduler.wanted
-            count = 0
-            with _noted(first):
-                for chunk in itertools.islice(iterator, wanted):
-                    self._chunks[first + count] = chunk
-                    count += 1
-                    if self._loop.time() >= until_s:
-                        break
-                else:
-                    is_ended = count < wanted
-            if count:
-                self._feed(Offered(first, count))
-                first += count
-            await asyncio.sleep(0)
+    def _pull_slice(self, iterator: Iterator[Any], wanted: int) -> bool:
+        """Pull up to `wanted` chunks; False if that took so long that others should have a turn."""
+        until_s = self._loop.time() + _SLICE_S
+        first, count = self._pulled, 0
+        with _noted(first):
+            for chunk in itertools.islice(iterator, wanted):
+                self._chunks[first + count] = chunk
+                count += 1
+                if self._loop.time() >= until_s:
+                    break
+            else:
+                if count < wanted:
+                    self._iterator = None
+        if count:
+            self._pulled += count
+            self._feed(Offered(first, count))
+        if self._iterator is None:
+            self._feed(InputEnded())
+            return True
+        return self._loop.time() < until_s
 
     async def _pull_async(self, source: AsyncIterable[Any]) -> None:
+        """Offer chunks of an async iterator, as long as the scheduler wants some."""
         iterator = aiter(source)
-        first = 0
         try:
             while True:
-                await self._room()
-                with _noted(first):
+                while not self._scheduler.wanted:
+                    self._wanted.clear()
+                    await self._wanted.wait()
+                with _noted(self._pulled):
                     try:
-                        self._chunks[first] = await anext(iterator)
+                        self._chunks[self._pulled] = await anext(iterator)
                     except StopAsyncIteration:
-                        return
-                self._feed(Offered(first, 1))
-                first += 1
+                        break
+                self._pulled += 1
+                self._feed(Offered(self._pulled - 1, 1))
         finally:
             if (close := getattr(iterator, "aclose", None)) is not None:
                 await close()
-
-    async def _room(self) -> None:
-        while not self._scheduler.wanted:
-            self._wanted.clear()
-            await self._wanted.wait()
+        self._feed(InputEnded())
 
     async def _attempt(self, number: int, tasks: Sequence[int]) -> None:
         """Carry one attempt to the backend and its reply to the scheduler."""
@@ -297,6 +310,7 @@ class Engine:
                     is_safe=self._is_safe,
                     request_bytes=request.nbytes,
                     attempts_of=scheduler.attempts_of,
+                    environments=self._environments,
                 )
                 if outcomes and isinstance(answer, AttemptAnswered):
                     answer = AttemptAnswered(number, [*answer.outcomes, *outcomes], answer.report)

@@ -110,8 +110,8 @@ def build(
     if failed:  # rare: encode again without them
         errors = {outcome.index for outcome in failed}
         kept = [task for task in tasks if task not in errors]
-        request, kept, _ = build(spec, kept, chunks, is_star=is_star, is_safe=is_safe)
-        return request, kept, failed
+        request, kept, more = build(spec, kept, chunks, is_star=is_star, is_safe=is_safe)
+        return request, kept, failed + more
     request = Request(kernel=spec, chunks=encoder.finish(), is_star=is_star, is_safe=is_safe)
     return request, list(tasks), failed
 
@@ -119,7 +119,7 @@ def build(
 def refused(task: int, error: Exception) -> Outcome[Any]:
     """The outcome of a task that would fail again just so."""
     failure = Failure(kind=FailureKind.REFUSED, error=error)
-    return Outcome(task, error=error, _failure=failure)
+    return Outcome(task, error=error, failure=failure)
 
 
 def read(
@@ -130,20 +130,62 @@ def read(
     is_safe: bool,
     request_bytes: int = 0,
     attempts_of: Callable[[int], int],
+    environments: dict[str, Environment],
 ) -> AttemptAnswered | AttemptFailed:
     """Turn a worker's reply into what the scheduler wants to hear.
+
+    Args:
+        reply: What the worker sent.
+        attempt: Number of the attempt.
+        tasks: The tasks that were in the request, in order.
+        is_safe: Whether pickle is refused.
+        request_bytes: Size of the request.
+        attempts_of: The number of a task's present attempt.
+        environments: Those met so far, by id; new ones are added.
 
     Raises:
         DecodeError: The reply is not one, or not to this request.
     """
-    if reply.head.get("fanout") != PROTOCOL:
-        raise DecodeError(f"a reply in protocol {reply.head.get('fanout')}, not {PROTOCOL}")
-    if "refused" in reply.head:
-        return AttemptFailed(attempt, _refusal(reply.head["refused"]))
+    try:
+        # First of all, and the same in every protocol: a worker of another one answers so.
+        if "refused" in reply.head:
+            return AttemptFailed(attempt, _refusal(reply.head["refused"]))
+        if reply.head.get("fanout") != PROTOCOL:
+            raise DecodeError(f"a reply in protocol {reply.head.get('fanout')}, not {PROTOCOL}")
+        payload_bytes = request_bytes + reply.payload.nbytes
+        report = _report(reply.head["report"], attempt, payload_bytes, environments)
+        outcomes = _outcomes(reply, tasks, report, attempts_of, is_safe)
+    except (LookupError, TypeError, ValueError) as error:
+        raise DecodeError(f"a reply that is damaged ({type(error).__name__}: {error})") from error
+    return AttemptAnswered(attempt, outcomes, report)
+
+
+def _report(
+    told: Mapping[str, Any], attempt: int, payload_bytes: int, environments: dict[str, Environment]
+) -> AttemptReport:
+    return AttemptReport(
+        attempt=attempt,
+        environment=_environment(told["environment"], environments),
+        is_cold=told["cold"],
+        received_epoch_s=told["received_epoch_s"],
+        setup_s=told["setup_s"],
+        kernel_s=told["kernel_s"],
+        total_s=told["total_s"],
+        peak_memory_bytes=told["peak_memory_bytes"],
+        payload_bytes=payload_bytes,
+    )
+
+
+def _outcomes(
+    reply: Message,
+    tasks: Sequence[int],
+    report: AttemptReport,
+    attempts_of: Callable[[int], int],
+    is_safe: bool,
+) -> list[Outcome[Any]]:
     values, undecoded = decode_each(reply.payload, is_safe=is_safe)
     if len(values) != len(tasks):
         raise DecodeError(f"a reply with {len(values)} results for {len(tasks)} tasks")
-    report = _report(reply, attempt, request_bytes)
     outcomes = [
         Outcome(task, value, None, attempts_of(task), ns * 1e-9, report)
         for task, value, ns in zip(tasks, values, reply.head["ns"], strict=True)
@@ -167,44 +209,37 @@ def read(
             err,
             failure,
         )
-    return AttemptAnswered(attempt, outcomes, report)
+    return outcomes
 
 
 def is_unknown_kernel(reply: Message) -> bool:
     """Whether the worker asks for the kernel's code."""
-    return reply.head.get("refused", {}).get("kind") == "unknown kernel"
+    return bool(reply.head.get("refused", {}).get("kind") == "unknown kernel")
 
 
 def is_stale(reply: Message) -> bool:
     """Whether the worker holds an older version of the kernel's module."""
-    return reply.head.get("refused", {}).get("kind") == "stale"
+    return bool(reply.head.get("refused", {}).get("kind") == "stale")
 
 
 def describe_chunk(chunk: object) -> str:
     """A chunk in a line, whatever it is."""
-    shape = getattr(chunk, "shape", None)
-    if shape is not None and hasattr(chunk, "dtype"):
-        return f"{type(chunk).__name__} of shape {shape}, dtype {chunk.dtype}"
-    shortener = reprlib.Repr(maxother=_CHUNK_REPR_CHARACTERS, maxstring=60)
+    shortener = reprlib.Repr()
+    shortener.maxother, shortener.maxstring = _CHUNK_REPR_CHARACTERS, 60
     try:
+        shape = getattr(chunk, "shape", None)
+        if shape is not None and hasattr(chunk, "dtype"):
+            return f"{type(chunk).__name__} of shape {shape}, dtype {chunk.dtype}"
         return shortener.repr(chunk)[:_CHUNK_REPR_CHARACTERS]
     except Exception:  # noqa: BLE001  # a broken __repr__ must not hide the failure
         return f"a {type(chunk).__name__}"
 
 
-def _report(reply: Message, attempt: int, request_bytes: int) -> AttemptReport:
-    told = reply.head["report"]
-    return AttemptReport(
-        attempt=attempt,
-        environment=Environment(**told["environment"]),
-        is_cold=told["cold"],
-        received_epoch_s=told["received_epoch_s"],
-        setup_s=told["setup_s"],
-        kernel_s=told["kernel_s"],
-        total_s=told["total_s"],
-        peak_memory_bytes=told["peak_memory_bytes"],
-        payload_bytes=request_bytes + reply.payload.nbytes,
-    )
+def _environment(told: Mapping[str, Any], known: dict[str, Environment]) -> Environment:
+    environment = known.get(told["id"])
+    if environment is None:
+        environment = known[told["id"]] = Environment(**told)
+    return environment
 
 
 def _refusal(reason: Mapping[str, str]) -> Failure:
@@ -225,9 +260,7 @@ def _unreadable(task: int, cause: Exception) -> Exception:
     return _caused(ResultError(task, f"its result can't be decoded here: {cause}"), cause)
 
 
-def _task_failure(
-    task: int, remote: Mapping[str, Any], reply: Message, is_safe: bool
-) -> Failure:
+def _task_failure(task: int, remote: Mapping[str, Any], reply: Message, is_safe: bool) -> Failure:
     message = remote["message"]
     if remote["kind"] == "result":
         error: Exception = ResultError(task, f"its result: {message}")
@@ -235,7 +268,7 @@ def _task_failure(
         error = ChunkError(task, f"its chunk can't be decoded by the worker: {message}")
     else:
         raised = _rebuilt(remote, reply, is_safe)
-        error = raised or KernelError(task, remote["type"], message)
+        error = KernelError(task, remote["type"], message) if raised is None else raised
         error.add_note(f"remote traceback of task {task}:\n{remote['traceback'].rstrip()}")
         return Failure(kind=FailureKind.KERNEL_RAISED, error=error)
     return Failure(kind=FailureKind.REFUSED, error=error)
@@ -251,10 +284,20 @@ def _rebuilt(remote: Mapping[str, Any], reply: Message, is_safe: bool) -> Except
     try:
         raised = decode(encoded, is_safe=is_safe)
         if "builtin" in remote:
-            raised = getattr(builtins, remote["builtin"])(*raised)
-    except Exception:  # noqa: BLE001
+            kind = getattr(builtins, remote["builtin"])
+            if not issubclass(kind, Exception):  # eval is a built-in, too
+                return None
+            args, *state = raised
+            raised = kind(*args)
+            for attributes in state:
+                raised.__setstate__(attributes)
+    except (Exception, SystemExit):  # noqa: BLE001
         return None
-    is_usable = isinstance(raised, Exception) and not isinstance(raised, _NOT_RAISED_HERE)
+    is_usable = (
+        isinstance(raised, Exception)
+        and not isinstance(raised, _NOT_RAISED_HERE)
+        and isinstance(getattr(raised, "__notes__", []), list)  # more are to be added
+    )
     return raised if is_usable else None
 
 

@@ -13,7 +13,7 @@ import random
 import secrets
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sized
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypedDict, TypeVar, TypeVarTuple, overload
 
@@ -137,6 +137,18 @@ class OutcomeStream(AsyncIterator[Outcome[R]]):
             self._report_taken()
         return outcome
 
+    async def batch(self) -> list[Outcome[R]]:
+        """Wait for the next outcome; return it and all others that are there; empty at the end."""
+        try:
+            outcomes = [await anext(self)]
+        except StopAsyncIteration:
+            return []
+        outcomes += self._ready
+        self._taken += len(self._ready)
+        self._ready.clear()
+        self._report_taken()
+        return outcomes
+
     def _report_taken(self) -> None:
         if self._taken and self._engine is not None:
             taken, self._taken = self._taken, 0
@@ -237,7 +249,7 @@ class Executor:
     async def starmap(
         self,
         kernel: Callable[[Unpack[Ts]], R],
-        chunks: Iterable[tuple[Unpack[Ts]]] | AsyncIterable[tuple[Unpack[Ts]]],
+        chunks: Iterable[tuple[*Ts]] | AsyncIterable[tuple[*Ts]],
         *,
         return_exceptions: Literal[False] = False,
         **options: Unpack[MapOptions],
@@ -246,7 +258,7 @@ class Executor:
     async def starmap(
         self,
         kernel: Callable[[Unpack[Ts]], R],
-        chunks: Iterable[tuple[Unpack[Ts]]] | AsyncIterable[tuple[Unpack[Ts]]],
+        chunks: Iterable[tuple[*Ts]] | AsyncIterable[tuple[*Ts]],
         *,
         return_exceptions: bool,
         **options: Unpack[MapOptions],
@@ -254,7 +266,7 @@ class Executor:
     async def starmap(
         self,
         kernel: Callable[[Unpack[Ts]], R],
-        chunks: Iterable[tuple[Unpack[Ts]]] | AsyncIterable[tuple[Unpack[Ts]]],
+        chunks: Iterable[tuple[*Ts]] | AsyncIterable[tuple[*Ts]],
         *,
         return_exceptions: bool = False,
         **options: Unpack[MapOptions],
@@ -374,12 +386,12 @@ class Executor:
         timeout_s = options.get("timeout_s")
         grouping = Grouping(GroupPolicy(fixed=options.get("group")), timeout_s=timeout_s)
         scheduler = Scheduler(
-            limit=self._backend.concurrency,
+            limit=self._backend.limit,
             grouping=grouping,
             rng=random.Random(),  # noqa: S311  # jitter, not secrets
             retry=options.get("retry"),
             timeout_s=timeout_s,
-            total=len(source) if hasattr(source, "__len__") else None,
+            total=len(source) if isinstance(source, Sized) else None,
             is_ordered=is_ordered,
             is_consumed=is_consumed,
             stops_on_failure=stops_on_failure,

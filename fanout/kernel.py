@@ -10,17 +10,26 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib.machinery
 import inspect
+import reprlib
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from fanout.codec import Encoded, encode
 from fanout.errors import EncodeError, KernelNotUsableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+_HINT_SAFE: Final = (
+    "its code would need pickle; define it at the top level of a module that workers can import, "
+    "or use codec='auto'"
+)
+# Of the repr of a kernel that has no name.
+_NAME_CHARACTERS: Final = 120
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,13 +61,13 @@ def prepare(kernel: Callable[..., object], *, is_safe: bool = False) -> KernelSp
     """
     if not callable(kernel):
         raise KernelNotUsableError(
-            repr(kernel),
+            kernel_name(kernel),
             f"is not callable but of type {type(kernel).__name__}",
             "pass the function itself, as in fanout.map(simulate, chunks), not its result",
         )
     function, args, kwargs = _unwrapped(kernel)
     name = kernel_name(function)
-    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+    if _is_async(function):
         raise KernelNotUsableError(
             name,
             "is a coroutine function",
@@ -69,15 +78,16 @@ def prepare(kernel: Callable[..., object], *, is_safe: bool = False) -> KernelSp
     local = frozenset() if not module or is_importable(module) else frozenset({module})
     target = None if local else _target(function)
     try:
-        code = encode(
-            (None if target else function, args, kwargs), is_safe=is_safe, by_value=local
-        )
+        code = encode((None if target else function, args, kwargs), is_safe=is_safe, by_value=local)
     except EncodeError as error:
-        why = "can't be sent to a worker" if not is_safe else "can't be sent under codec='safe'"
-        raise KernelNotUsableError(name, why, _why_not(function, error)) from error
+        why = "can't be sent under codec='safe'" if is_safe else "can't be sent to a worker"
+        hint = _HINT_SAFE if is_safe and not target else _why_not(function, error)
+        raise KernelNotUsableError(name, why, hint) from error
     source = module_digest(module) if target else None
     sha = hashlib.sha256(f"{target} {source} ".encode() + code.body)
     for buffer in code.buffers:
+        # With its length, or bytes could move from one bound argument to the next.
+        sha.update(memoryview(buffer).nbytes.to_bytes(8, "little"))
         sha.update(buffer)
     return KernelSpec(
         name=name,
@@ -93,13 +103,18 @@ def kernel_name(kernel: object) -> str:
     """How a kernel is called in messages."""
     if isinstance(kernel, functools.partial):
         return f"partial of {kernel_name(kernel.func)}"
-    return getattr(kernel, "__qualname__", None) or repr(kernel)
+    shortener = reprlib.Repr()
+    shortener.maxother = _NAME_CHARACTERS
+    return getattr(kernel, "__qualname__", None) or shortener.repr(kernel)
 
 
 def module_digest(name: str) -> str | None:
-    """Digest of the file that a module is loaded from, as it is now; None if it has none."""
+    """Digest of the file that a module is loaded from, as it is now; None if it has none.
+
+    Compiled modules have none either: `math` is the same on x86 and arm, its file is not.
+    """
     path = getattr(sys.modules.get(name), "__file__", None)
-    if path is None:
+    if path is None or path.endswith(tuple(importlib.machinery.EXTENSION_SUFFIXES)):
         return None
     try:
         return hashlib.sha256(Path(path).read_bytes()).hexdigest()
@@ -122,8 +137,15 @@ def is_importable(module: str) -> bool:
         find_spec = getattr(finder, "find_spec", None)
         spec = find_spec(module, path, None) if find_spec else None
         if spec is not None:
-            return bool(spec.origin == getattr(loaded.__spec__, "origin", None))
+            known = getattr(loaded, "__spec__", None)
+            return known is not None and bool(spec.origin == known.origin)
     return False
+
+
+def _is_async(function: Any) -> bool:
+    # Of an instance it is the method that counts; to call a class makes an instance, at once.
+    parts = [function] if inspect.isclass(function) else [function, function.__call__]
+    return any(inspect.iscoroutinefunction(p) or inspect.isasyncgenfunction(p) for p in parts)
 
 
 def _unwrapped(kernel: Any) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
@@ -150,7 +172,7 @@ def _why_not(function: Any, error: EncodeError) -> str:
         try:
             encode(value)
         except EncodeError as inner:
-            return f"its variable {variable!r} is {inner}"
+            return f"its variable {variable!r} holds {inner}"
     return str(error)
 
 

@@ -50,7 +50,7 @@ class RetryPolicy:
 
     Attributes:
         max_attempts: Attempts per task, the first one included. 3: a crash that is the machine's
-            fault rarely strikes the same task three times, one that is the task's fault always does.
+            fault rarely strikes the same task three times; one that is the task's fault does.
         on: Exceptions of the kernel that are worth another attempt. None by default: a kernel that
             raises on a chunk usually raises again. `on=(ConnectionError,)` is typical for kernels
             that fetch.
@@ -69,7 +69,9 @@ class RetryPolicy:
 
     def __post_init__(self) -> None:
         if not isinstance(self.max_attempts, int) or self.max_attempts < 1:
-            msg = f"RetryPolicy(max_attempts={self.max_attempts!r}) must be a whole number, 1 or more"
+            msg = (
+                f"RetryPolicy(max_attempts={self.max_attempts!r}) must be a whole number, 1 or more"
+            )
             raise UsageError(msg)
         for name in ("base_s", "cap_s"):
             value = getattr(self, name)

@@ -34,7 +34,7 @@ What is admitted is decided in one place, `_launch`: limits on rate and cost bel
 from __future__ import annotations
 
 import heapq
-from collections import deque
+from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Any
 
 from fanout.errors import BackendError
@@ -115,8 +115,9 @@ class Scheduler:
         self._alone: deque[int] = deque()
         self._backing_off: list[tuple[float, int]] = []
         self._attempts: dict[int, Sequence[int]] = {}  # in flight, with their tasks
-        # All timeouts are equal, so attempts expire in the order in which they started.
-        self._deadlines: deque[tuple[float, int]] = deque()
+        # Of attempts in flight that a worker has. All timeouts are equal, so they expire in the order
+        # in which they started. Ordered, since dict is slow at giving up its first key.
+        self._deadlines: OrderedDict[int, float] = OrderedDict()
         self._charged: dict[int, int] = {}  # only of tasks that failed before and are unsettled
 
         self._next_attempt = 0
@@ -126,6 +127,7 @@ class Scheduler:
         self._held: dict[int, Outcome[Any]] = {}  # ordered runs: waiting for a predecessor
         self._next_in_order = 0
         self._unconsumed = 0
+        self._window = self._limit * (2 * grouping.size() + 1)
         self._barren = 0
         self._armed_s: float | None = None
         self._actions: list[Action] = []
@@ -147,14 +149,14 @@ class Scheduler:
     @property
     def window(self) -> int:
         """Most chunks that may be pulled from the input and not yet be consumed."""
-        return self._limit * (2 * self._grouping.size() + 1)
+        return self._window
 
     @property
     def wanted(self) -> int:
         """How many chunks to pull from the input now."""
         if self._input_ended or self.is_finished:
             return 0
-        return max(0, self.window - len(self._unsettled) - len(self._held) - self._unconsumed)
+        return max(0, self._window - len(self._unsettled) - len(self._held) - self._unconsumed)
 
     def attempts_of(self, task: int) -> int:
         """Number of the task's present attempt, from 1; attempts that were not its fault aside."""
@@ -170,6 +172,8 @@ class Scheduler:
             case Offered(first=first, count=count):
                 self._on_offered(first, count)
             case AttemptStarted(attempt=number):
+                if self._timeout_s is None:
+                    return []
                 self._on_started(number, now_s)
             case Consumed(count=count):
                 self._unconsumed = max(0, self._unconsumed - count)
@@ -178,7 +182,9 @@ class Scheduler:
             case InputEnded():
                 self._input_ended = True
             case Ticked():
-                pass
+                # Timers may run a moment early (asyncio: by the clock's resolution). What is still
+                # due then needs another one.
+                self._armed_s = None
             case Cancelled():
                 self._end(None)
         if not self.is_finished:
@@ -200,11 +206,16 @@ class Scheduler:
         self._queue.extend(tasks)
 
     def _on_started(self, number: int, now_s: float) -> None:
-        if self._timeout_s is not None and number in self._attempts:
-            self._deadlines.append((now_s + self._timeout_s, number))
+        if number in self._attempts and self._timeout_s is not None:
+            self._deadlines.setdefault(number, now_s + self._timeout_s)  # the first start counts
+
+    def _take(self, number: int) -> Sequence[int] | None:
+        """End an attempt; its tasks, or None if it is not in flight any more."""
+        self._deadlines.pop(number, None)
+        return self._attempts.pop(number, None)
 
     def _on_answered(self, event: AttemptAnswered, now_s: float) -> None:
-        tasks = self._attempts.pop(event.attempt, None)
+        tasks = self._take(event.attempt)
         if tasks is None:
             return  # ignored before it answered
         self._barren = 0
@@ -214,6 +225,7 @@ class Scheduler:
                 busy_s=event.report.total_s,
                 payload_bytes=event.report.payload_bytes,
             )
+            self._window = self._limit * (2 * self._grouping.size() + 1)
         owed = set(tasks)
         for outcome in event.outcomes:
             if outcome.index not in owed:
@@ -228,14 +240,14 @@ class Scheduler:
             self._charge(sorted(owed), missing, now_s)
 
     def _on_task_failed(self, outcome: Outcome[Any], now_s: float) -> None:
-        failure = outcome._failure or Failure(kind=FailureKind.KERNEL_RAISED, error=outcome.error)
+        failure = outcome.failure or Failure(kind=FailureKind.KERNEL_RAISED, error=outcome.error)
         if self._retry.allows(failure, self.attempts_of(outcome.index)):
             self._back_off([outcome.index], failure, now_s)
         else:
             self._settle(outcome)
 
     def _on_failed(self, number: int, failure: Failure, now_s: float) -> None:
-        tasks = self._attempts.pop(number, None)
+        tasks = self._take(number)
         if tasks is None:
             return
         if failure.is_fatal:
@@ -245,7 +257,9 @@ class Scheduler:
             if self._barren > _MOST_BARREN_ATTEMPTS + self._limit:
                 self._end(_given_up(failure, self._barren))
                 return
-            self._queue.extendleft(reversed(tasks))
+            # A task on its own stays on its own: it may be there because of a crash.
+            place = self._queue if len(tasks) > 1 else self._alone
+            place.extendleft(reversed(tasks))
             self._actions.append(Retry(tasks, failure, 0.0))
         else:
             self._barren = 0
@@ -253,14 +267,14 @@ class Scheduler:
 
     def _expire(self, now_s: float) -> None:
         while self._deadlines:
-            deadline_s, number = self._deadlines[0]
-            if number in self._attempts:
-                if deadline_s > now_s:
-                    return
-                self._actions.append(Ignore(number))
-                tasks = self._attempts.pop(number)
-                self._blame(tasks, Failure(kind=FailureKind.TIMED_OUT), now_s)
-            self._deadlines.popleft()
+            number, deadline_s = next(iter(self._deadlines.items()))
+            if deadline_s > now_s:
+                return
+            tasks = self._take(number)
+            assert tasks is not None, "deadlines are of attempts in flight"
+            self._barren = 0
+            self._actions.append(Ignore(number))
+            self._blame(tasks, Failure(kind=FailureKind.TIMED_OUT), now_s)
 
     # ---- what becomes of tasks ----
 
@@ -277,9 +291,7 @@ class Scheduler:
             if self._retry.allows(failure, attempts):
                 self._back_off([task], failure, now_s)
             else:
-                error = error_of(
-                    failure, index=task, attempts=attempts, timeout_s=self._timeout_s
-                )
+                error = error_of(failure, index=task, attempts=attempts, timeout_s=self._timeout_s)
                 self._settle(Outcome(task, error=error, attempts=attempts))
 
     def _back_off(self, tasks: Sequence[int], failure: Failure, now_s: float) -> None:
@@ -348,7 +360,7 @@ class Scheduler:
             return
         due_s = [self._backing_off[0][0]] if self._backing_off else []
         if self._deadlines:
-            due_s.append(self._deadlines[0][0])
+            due_s.append(next(iter(self._deadlines.values())))
         if self._armed_s is not None and self._armed_s <= now_s:
             self._armed_s = None
         if due_s and (self._armed_s is None or min(due_s) < self._armed_s):
@@ -364,6 +376,4 @@ class Scheduler:
 
 def _given_up(failure: Failure, barren: int) -> Failure:
     message = f"{barren} attempts in a row never reached a worker; the last: {failure.detail}"
-    return Failure(
-        kind=failure.kind, detail=message, error=BackendError(message), is_fatal=True
-    )
+    return Failure(kind=failure.kind, detail=message, error=BackendError(message), is_fatal=True)

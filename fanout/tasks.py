@@ -71,6 +71,7 @@ class Outcome(Generic[R]):
         report: The attempt that produced it; None if no attempt answered.
         stdout: What the kernel printed (Python's `sys.stdout`), at most 16 KiB.
         stderr: What it wrote to `sys.stderr`, at most 16 KiB.
+        failure: How it failed, in the scheduler's terms; callers read `error`.
     """
 
     index: int
@@ -81,8 +82,7 @@ class Outcome(Generic[R]):
     report: AttemptReport | None = None
     stdout: str = ""
     stderr: str = ""
-    # Why the attempt failed, for the scheduler's decision; callers read `error`.
-    _failure: Failure | None = field(default=None, repr=False, compare=False)
+    failure: Failure | None = field(default=None, repr=False, compare=False)
 
     @property
     def is_ok(self) -> bool:

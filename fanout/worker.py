@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import functools
 import importlib
 import io
 import os
@@ -31,10 +32,11 @@ from fanout.wire import PROTOCOL, Message
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+_resource: Any
 try:
-    import resource
+    import resource as _resource
 except ImportError:  # Windows has no such module; peak memory is then unknown
-    resource = None  # type: ignore[assignment]
+    _resource = None
 
 # Kernels kept loaded; a by-value kernel compiled by numba is costly to load again.
 _KERNELS_KEPT: Final = 64
@@ -70,10 +72,13 @@ class Worker:
         }
         self._is_cold = False
         try:
-            kernel = self._kernel(request)
+            run = _TaskRun(request, self._kernel(request), began_s)
         except _RefusalError as refusal:
-            return Message({"fanout": PROTOCOL, "refused": refusal.reason})
-        run = _TaskRun(request, kernel, began_s)
+            return _refused(refusal)
+        except Exception as error:  # noqa: BLE001  # damaged, or by a client that doesn't keep to this
+            return _refused(
+                _RefusalError("protocol", f"the request can't be read: {_described(error)}")
+            )
         run.all()
         report |= {
             "setup_s": run.setup_s,
@@ -108,16 +113,16 @@ class Worker:
         if spec["target"] is None and spec["python"] != _python_minor():
             raise _RefusalError(
                 "protocol",
-                f"the kernel {spec['name']} travels by value from Python {spec['python']}, and this "
-                f"worker runs Python {_python_minor()}: use the same minor version, or put the "
-                "kernel into a module that both have",
+                f"the kernel {spec['name']} travels by value from Python {spec['python']}, and "
+                f"this worker runs Python {_python_minor()}: use the same minor version, or put "
+                "the kernel into a module that both have",
             )
         try:
             with _printed_to_stderr():
-                function = self._referenced(spec) if spec["target"] else None
-                code = Encoded(
-                    spec["code"].encode("ascii"), request.payload.buffers[spec["buffers_from"] :]
-                )
+                target: Any = self._referenced(spec) if spec["target"] else None
+                # Copied, since a kernel that is kept must not keep the request's chunks, too.
+                buffers = [bytearray(b) for b in request.payload.buffers[spec["buffers_from"] :]]
+                code = Encoded(spec["code"].encode("ascii"), [*buffers])
                 by_value, args, kwargs = decode(code, is_safe=request.head["safe"])
         except _RefusalError:
             raise
@@ -125,10 +130,8 @@ class Worker:
             raise _RefusalError(
                 "kernel", f"{spec['name']} can't be loaded: {_described(error)}", _traceback(error)
             ) from error
-        kernel: Callable[..., Any] = function or by_value
-        if args or kwargs:
-            return lambda *chunk: kernel(*args, *chunk, **kwargs)
-        return kernel
+        kernel: Callable[..., Any] = target if spec["target"] else by_value
+        return functools.partial(kernel, *args, **kwargs) if args or kwargs else kernel
 
     def _referenced(self, spec: dict[str, Any]) -> Any:
         module, _, qualname = spec["target"].partition(":")
@@ -153,6 +156,10 @@ class _RefusalError(Exception):
         self.reason = {"kind": kind, "message": message, "traceback": remote_traceback}
 
 
+def _refused(refusal: _RefusalError) -> Message:
+    return Message({"fanout": PROTOCOL, "refused": refusal.reason})
+
+
 class _TaskRun:
     """The tasks of one request: runs them, keeps what the reply needs."""
 
@@ -160,10 +167,11 @@ class _TaskRun:
         self._kernel = kernel
         self._is_star = request.head["star"]
         self._is_safe = request.head["safe"]
+        self._local_modules = frozenset(request.head["local_modules"])
         self._chunks, self._undecoded = decode_each(request.payload, is_safe=self._is_safe)
         self._values = ListEncoder(
             is_safe=self._is_safe,
-            by_value=frozenset(request.head["local_modules"]),
+            by_value=self._local_modules,
             copies=len(self._chunks) > 1,
         )
         self._failed: list[tuple[int, dict[str, Any]]] = []
@@ -183,24 +191,46 @@ class _TaskRun:
     def _one(self, position: int, chunk: Any) -> None:
         if position in self._undecoded:
             self.seconds.append(0.0)
-            self._fail(position, "chunk", self._undecoded[position])
+            self._values.add(None)
+            self._failed.append((position, _failure("chunk", self._undecoded[position])))
             return
         began_s = time.perf_counter()
         try:
             value = self._kernel(*chunk) if self._is_star else self._kernel(chunk)
         except BaseException as error:  # noqa: BLE001  # even SystemExit is the kernel's affair
             self.seconds.append(time.perf_counter() - began_s)
-            self._fail(position, "kernel", error)
+            self._values.add(None)
+            failure = _failure("kernel", error) | self._whole(error)
+            self._failed.append((position, failure))
             return
         self.seconds.append(time.perf_counter() - began_s)
         try:
             self._values.add(value)
-        except EncodeError as error:
-            self._failed.append((position, _failure("result", error, is_safe=True)))
+        except BaseException as error:  # noqa: BLE001  # its __reduce__ is the kernel's affair, too
+            self._failed.append((position, _failure("result", error)))
 
-    def _fail(self, position: int, kind: str, error: BaseException) -> None:
-        self._values.add(None)
-        self._failed.append((position, _failure(kind, error, is_safe=self._is_safe)))
+    def _whole(self, error: BaseException) -> dict[str, Any]:
+        """The exception itself, if it can go along: a built-in one taken apart, others pickled.
+
+        What isn't an ordinary exception is not raised again at the client.
+        """
+        if not isinstance(error, Exception):
+            return {}
+        try:
+            if getattr(builtins, type(error).__name__, None) is not type(error):
+                if self._is_safe:
+                    return {}
+                return {"encoded": encode(error, by_value=self._local_modules)}
+            # Not error.args: an OSError's file name is in __reduce__ only.
+            reduced: Any = error.__reduce__()
+            _, args, *state = reduced
+            try:
+                encoded = encode([args, *state], is_safe=self._is_safe)
+            except EncodeError:  # for an attribute that somebody hung on it
+                encoded = encode([args], is_safe=self._is_safe)
+        except BaseException:  # noqa: BLE001  # foreign code again; its text goes in any case
+            return {}
+        return {"encoded": encoded, "builtin": type(error).__name__}
 
     def reply(self, report: dict[str, Any]) -> Message:
         payload = self._values.finish()
@@ -221,31 +251,20 @@ class _TaskRun:
         return Message(head, payload)
 
 
-def _failure(kind: str, error: BaseException, *, is_safe: bool) -> dict[str, Any]:
-    failure: dict[str, Any] = {
+def _failure(kind: str, error: BaseException) -> dict[str, Any]:
+    is_ours = isinstance(error, FanoutError) or kind == "kernel"
+    return {
         "kind": kind,
         "type": f"{type(error).__module__}.{type(error).__qualname__}",
-        "message": _text_of(error),
+        "message": _text_of(error) if is_ours else _described(error),
         "traceback": _traceback(error),
     }
-    # An ordinary exception is raised again at the client, so it goes along whole if it can: a
-    # built-in one as its arguments, any other pickled.
-    if not isinstance(error, Exception):
-        return failure
-    is_builtin = getattr(builtins, type(error).__name__, None) is type(error)
-    with contextlib.suppress(FanoutError):
-        if is_builtin:
-            failure["encoded"] = encode(list(error.args), is_safe=is_safe)
-            failure["builtin"] = type(error).__name__
-        elif not is_safe:
-            failure["encoded"] = encode(error)
-    return failure
 
 
 def _text_of(error: BaseException) -> str:
     try:
         return str(error)
-    except Exception:  # noqa: BLE001  # a broken __str__ must not hide the failure
+    except BaseException:  # noqa: BLE001  # a broken __str__ must not hide the failure
         return "(its text can't be had: __str__ raised)"
 
 
@@ -258,32 +277,43 @@ def _traceback(error: BaseException) -> str:
     trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_globals.get("__name__") == __name__:
         trace = trace.tb_next
-    return "".join(traceback.format_exception(type(error), error, trace))
+    try:
+        return "".join(traceback.format_exception(type(error), error, trace))
+    except BaseException:  # noqa: BLE001  # an exception class may have broken more than __str__
+        return f"{''.join(traceback.format_tb(trace))}{type(error).__name__}\n"
 
 
 class _Capture(io.TextIOBase):
     """Stands for sys.stdout while kernels run; keeps the end of what one task writes."""
 
+    encoding = "utf-8"
+
     def __init__(self) -> None:
         self._parts: list[str] = []
+        self._is_cut = False
         self.size = 0
 
     def writable(self) -> bool:
         return True
 
     def write(self, text: str) -> int:
+        if not isinstance(text, str):
+            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
         self._parts.append(text)
         self.size += len(text)
         if self.size > 4 * _PRINTED_BYTES:
             self._parts = ["".join(self._parts)[-_PRINTED_BYTES:]]
+            self._is_cut = True
             self.size = len(self._parts[0])
         return len(text)
 
     def take(self) -> str:
         text = "".join(self._parts)
+        is_cut = self._is_cut or len(text) > _PRINTED_BYTES
         self._parts.clear()
+        self._is_cut = False
         self.size = 0
-        return text if len(text) <= _PRINTED_BYTES else f"[…]{text[-_PRINTED_BYTES:]}"
+        return f"[…]{text[-_PRINTED_BYTES:]}" if is_cut else text
 
 
 @contextlib.contextmanager
@@ -294,9 +324,9 @@ def _printed_to_stderr() -> Iterator[None]:
 
 
 def _peak_memory_bytes() -> int | None:
-    if resource is None:
+    if _resource is None:
         return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = int(_resource.getrusage(_resource.RUSAGE_SELF).ru_maxrss)
     return peak if sys.platform == "darwin" else peak * 1024  # bytes there, KiB elsewhere
 
 

@@ -11,21 +11,15 @@ from __future__ import annotations
 import os
 import select
 import signal
-import socket
 import sys
 import threading
-from typing import TYPE_CHECKING, Final
 
-import numpy as np
-
-from fanout.wire import PREFIX_BYTES, Message, frame, frame_bytes, unframe
+from fanout.wire import FrameReader, Message, frame, joined
 from fanout.worker import Worker
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-# Frames up to this size are sent with one system call.
-_JOINED_BYTES: Final = 256 * 1024
+    import socket
 
 
 def main(sock: socket.socket, lifeline: int | None) -> None:
@@ -38,38 +32,15 @@ def main(sock: socket.socket, lifeline: int | None) -> None:
         os.register_at_fork(after_in_child=sock.close)
     _stdout_to_stderr()
     worker = Worker()
-    sock.sendall(b"ready")
-    while (request := _receive(sock)) is not None:
-        _send(sock, worker.run(request))
-        del request
-
-
-def _receive(sock: socket.socket) -> Message | None:
-    prefix = bytearray(PREFIX_BYTES)
-    if not _fill(sock.recv_into, memoryview(prefix)):
-        return None
-    memory = memoryview(np.empty(frame_bytes(prefix), np.uint8))
-    memory[:PREFIX_BYTES] = prefix
-    if not _fill(sock.recv_into, memory[PREFIX_BYTES:]):
-        return None
-    return unframe(memory)
-
-
-def _fill(receive_into: Callable[[memoryview], int], memory: memoryview) -> bool:
-    while memory.nbytes:
-        received = receive_into(memory)
-        if not received:
-            return False
-        memory = memory[received:]
-    return True
+    _send(sock, Message({"ready": True}))
+    reader = FrameReader()
+    while count := sock.recv_into(reader.space()):
+        for request in reader.received(count):
+            _send(sock, worker.run(request))
 
 
 def _send(sock: socket.socket, message: Message) -> None:
-    parts = frame(message)
-    if sum(memoryview(part).nbytes for part in parts) <= _JOINED_BYTES:
-        sock.sendall(b"".join(parts))
-        return
-    for part in parts:
+    for part in joined(frame(message)):
         sock.sendall(part)
 
 

@@ -33,7 +33,12 @@ class Backend(Protocol):
 
     @property
     def concurrency(self) -> int:
-        """Most attempts that may be in flight at once."""
+        """Most attempts that can run at once."""
+        ...
+
+    @property
+    def limit(self) -> int:
+        """Most attempts to launch at once: those that run, and those that wait at the door."""
         ...
 
     async def start(self) -> None:

@@ -1,0 +1,131 @@
+"""The command `fanout`: its commands, and how they report errors.
+
+Data goes to stdout; messages and progress go to stderr. Exit code 0: done; 1: tasks failed; 2: the call
+was wrong; 130: interrupted. Each command is a module of its own, imported when it is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+import click
+
+from fanout._version import __version__
+from fanout.errors import FanoutError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+F = TypeVar("F", bound="Callable[..., Any]")
+
+_COMMANDS = {
+    "completion": "fanout.cli.completion",
+    "map": "fanout.cli.map",
+    "mandelbrot": "fanout.cli.mandelbrot",
+}
+
+
+class Command(click.Command):
+    """A command whose help leads with examples."""
+
+    def __init__(self, *args: Any, examples: str = "", **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.examples = examples
+
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """What it does, examples, then usage and options."""
+        format_help(self, ctx, formatter, self.examples)
+
+
+class _Commands(click.Group):
+    """Imports a command when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(_COMMANDS[cmd_name]).command
+        return command
+
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        examples = (
+            "fanout mandelbrot --size 2000 --out mandelbrot.png\n"
+            "fanout map mymodule:kernel --chunks chunks.jsonl --out results.jsonl"
+        )
+        format_help(self, ctx, formatter, examples)
+
+
+def format_help(
+    command: click.Command, ctx: click.Context, formatter: click.HelpFormatter, examples: str
+) -> None:
+    """Write the help of a command: what it does, examples, usage, options."""
+    command.format_help_text(ctx, formatter)
+    with formatter.section("Examples"):
+        for line in examples.splitlines():
+            formatter.write(f"{'':{formatter.current_indent}}{line}\n")
+    formatter.write_paragraph()
+    command.format_usage(ctx, formatter)
+    command.format_options(ctx, formatter)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="fanout")
+def cli() -> None:
+    """Run a kernel on every chunk of your input, on all cores of this machine."""
+
+
+def running_options(command: F) -> F:
+    """Options of every command that runs a kernel."""
+    for option in (
+        click.option(
+            "--progress/--no-progress",
+            default=None,
+            help="Show progress on stderr.  [default: yes, or what FANOUT_PROGRESS says]",
+        ),
+        click.option(
+            "--workers",
+            type=click.IntRange(min=1),
+            help="Worker processes.  [default: one per core, or what FANOUT_WORKERS says]",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def say(message: str) -> None:
+    """Tell the user something, on stderr."""
+    click.echo(f"fanout: {message}", err=True)
+
+
+def main() -> NoReturn:
+    """Run the command line."""
+    try:
+        code = cli.main(prog_name="fanout", standalone_mode=False)
+    except click.exceptions.Abort:
+        code = _interrupted()
+    except KeyboardInterrupt:
+        code = _interrupted()
+    except click.ClickException as error:
+        error.show()
+        code = 2
+    except UsageError as error:
+        say(str(error))
+        code = 2
+    except FanoutError as error:
+        say("\n".join([str(error), *getattr(error, "__notes__", [])]))
+        code = 1
+    except BrokenPipeError:
+        # Whoever read our output has gone; Python would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _interrupted() -> int:
+    say("interrupted; the workers were stopped")
+    return 130

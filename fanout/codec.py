@@ -434,7 +434,7 @@ def _memory(array: np.ndarray[Any, Any], order: str) -> Buffer:
     """The bytes of an array, without a copy if it is contiguous."""
     if array.nbytes == 0:
         return b""
-    flat = (array.T if order == "F" else array).reshape(-1)
+    flat = np.ascontiguousarray(array.T if order == "F" else array).reshape(-1)
     return flat.view(np.uint8).data
 
 
@@ -446,6 +446,10 @@ def _dtype_tree(dtype: np.dtype[Any]) -> Tree | None:
         return None if inner is None else {"base": inner, "shape": list(shape)}
     if dtype.metadata is not None or dtype.hasobject or dtype.type is np.record:
         return None
+    if dtype.char in "gG":  # its size alone doesn't tell x86's format from arm's
+        return {"long": dtype.str[0] + dtype.char, "digits": np.finfo(np.longdouble).nmant}
+    if dtype.names is None and np.dtype(dtype.str).num != dtype.num:
+        return dtype.str[0] + dtype.char  # C's long and long long are two types of one size
     if dtype.names is None:
         return dtype.str if np.dtype(dtype.str) == dtype else None
     fields: list[Any] = [dtype.fields[name] for name in dtype.names]  # type: ignore[index]
@@ -488,12 +492,13 @@ def _plain_fields(kind: Any, by_value: frozenset[str]) -> list[str] | None:
         own = base.__dict__.get("__slots__", ())
         slots |= {own} if isinstance(own, str) else set(own)
     has_more = slots - {"__dict__", "__weakref__"} - set(names)
-    is_computed = any(
-        hasattr(found := getattr(kind, name, None), "__set__")
-        and not isinstance(found, types.MemberDescriptorType)  # a slot
-        for name in names
-    )
-    return None if has_more or is_computed or not names else names
+    return None if has_more or any(_is_computed(kind, name) for name in names) else names
+
+
+def _is_computed(kind: type, name: str) -> bool:
+    """Whether a property or the like stands before the field, other than that of a slot."""
+    found = next((base.__dict__[name] for base in kind.__mro__ if name in base.__dict__), None)
+    return hasattr(found, "__set__") and not isinstance(found, types.MemberDescriptorType)
 
 
 def _find(target: str) -> Any:
@@ -703,6 +708,10 @@ def _dtype_from(tree: Tree) -> np.dtype[Any]:
         if dtype.hasobject:  # bytes of a message would be taken for pointers
             raise DecodeError(f"damaged message: {tree!r} is no dtype of plain data")
         return dtype
+    if "long" in tree:
+        if tree["digits"] != np.finfo(np.longdouble).nmant:
+            raise DecodeError("longdouble has another format on this processor: use float64")
+        return _dtype_from(tree["long"])
     if "base" in tree:
         return np.dtype((_dtype_from(tree["base"]), tuple(tree["shape"])))
     parts: Any = {key: tree[key] for key in ("names", "offsets", "itemsize")}

@@ -63,6 +63,7 @@ class Engine:
         deliver: Takes final outcomes as they come, and an empty batch at the end.
         is_star: Each chunk is a tuple of arguments.
         is_safe: Refuse pickle.
+        drains: When the input raises, finish the tasks that it gave before, and deliver them.
         observers: Told everything, in order. What one raises ends the run.
     """
 
@@ -77,6 +78,7 @@ class Engine:
         deliver: Callable[[Sequence[Outcome[Any]]], None],
         is_star: bool = False,
         is_safe: bool = False,
+        drains: bool = False,
         observers: Sequence[Callable[[RunEvent], None]] = (),
     ) -> None:
         self._run = run
@@ -87,6 +89,7 @@ class Engine:
         self._deliver = deliver
         self._is_star = is_star
         self._is_safe = is_safe
+        self._drains = drains
         self._observers = observers
 
         self._iterator: Iterator[Any] | None = None  # of an ordinary input, until it ends
@@ -246,7 +249,7 @@ class Engine:
                     self._loop.call_soon(self._pull)
                     return
         except Exception as error:  # noqa: BLE001  # of the caller's own code
-            self._abort(error)
+            self._input_failed(error)
         finally:
             self._is_pulling = False
 
@@ -279,16 +282,27 @@ class Engine:
                 while not self._scheduler.wanted:
                     self._wanted.clear()
                     await self._wanted.wait()
-                with _noted(self._pulled):
-                    try:
+                try:
+                    with _noted(self._pulled):
                         self._chunks[self._pulled] = await anext(iterator)
-                    except StopAsyncIteration:
-                        break
+                except StopAsyncIteration:
+                    break
+                except Exception as error:  # noqa: BLE001  # of the caller's own code
+                    self._input_failed(error)
+                    return
                 self._pulled += 1
                 self._feed(Offered(self._pulled - 1, 1))
         finally:
             if (close := getattr(iterator, "aclose", None)) is not None:
                 await close()
+        self._feed(InputEnded())
+
+    def _input_failed(self, error: Exception) -> None:
+        if not self._drains:
+            self._abort(error)
+            return
+        self._iterator = None
+        self._error = error
         self._feed(InputEnded())
 
     async def _attempt(self, number: int, tasks: Sequence[int]) -> None:

@@ -406,6 +406,7 @@ class Executor:
             deliver=deliver,
             is_star=is_star,
             is_safe=is_safe,
+            drains=is_consumed,
             observers=[*observers, *self._observers(options)],
         )
         return engine, run

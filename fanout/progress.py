@@ -78,6 +78,8 @@ _FEWEST_CELLS: Final = 6
 _NAME_CELLS: Final = 20
 _CLOCK_CELLS: Final = 8
 _NOTEBOOK_CELLS: Final = 90
+# Set by xterm and GNU screen, which cut long lines off when they become narrower; others fold them.
+_CUTTERS: Final = frozenset({"XTERM_VERSION", "STY"})
 _CSS: Final = {
     "bold": "font-weight:bold",
     "bold red": "font-weight:bold;color:#c62828",
@@ -275,21 +277,21 @@ class _Timeline:
         self._start_s = start_s
         self._at_s = start_s
         self._stretch_s = _STRETCH_S
+        self._end_s = start_s + _STRETCH_S  # of the stretch that goes on
         self._area = 0.0  # attempt-seconds since the last stretch ended
 
     def advance(self, now_s: float, level: int, done: int) -> None:
         """Note that there were `level` attempts in flight, and `done` tasks, until `now_s`."""
-        while now_s >= (end_s := self._start_s + (len(self.levels) + 1) * self._stretch_s):
-            self._area += level * (end_s - self._at_s)
-            self._at_s = end_s
-            self.levels.append(self._area / self._stretch_s)
+        while now_s >= self._end_s:
+            self.levels.append((self._area + level * (self._end_s - self._at_s)) / self._stretch_s)
             self._marks.append(done)
             self._area = 0.0
+            self._at_s = self._end_s
             if len(self.levels) == _STRETCHES:
                 self._halve()
-        if now_s > self._at_s:
-            self._area += level * (now_s - self._at_s)
-            self._at_s = now_s
+            self._end_s = self._start_s + (len(self.levels) + 1) * self._stretch_s
+        self._area += level * (now_s - self._at_s)
+        self._at_s = now_s
 
     def per_s(self, elapsed_s: float, done: int, enough: int) -> float:
         """Speed over the shortest time until now that is long enough and has `enough` tasks."""
@@ -636,19 +638,13 @@ class Progress:
 
     def __call__(self, event: RunEvent) -> None:
         """Take note of an event."""
-        now_s = time.monotonic()
         with self._lock:
-            self._tally.take(event, now_s)
-        if isinstance(event, RunStarted):
-            self.began_s = now_s
-            self._thread = threading.Thread(target=self._show, name="fanout progress", daemon=True)
-            # Without a thread (the system has no more) nothing is shown.
-            with contextlib.suppress(RuntimeError):
-                self._thread.start()
-        elif isinstance(event, RunEnded):
-            self._ended.set()
-            if self._thread is not None and self._thread.ident is not None:
-                self._thread.join()
+            self._tally.take(event, time.monotonic())
+        kind = type(event)
+        if kind is RunStarted:
+            self._start()
+        elif kind is RunEnded:
+            self._end()
 
     def view(self) -> View:
         """The run as it stands."""
@@ -659,6 +655,19 @@ class Progress:
         """The lines that kernels printed since this was last asked."""
         with self._lock:
             return self._tally.printed()
+
+    def _start(self) -> None:
+        self.began_s = time.monotonic()
+        thread = threading.Thread(target=self._show, name="fanout progress", daemon=True)
+        # Without a thread (the system has no more) nothing is shown.
+        with contextlib.suppress(RuntimeError):
+            thread.start()
+            self._thread = thread
+
+    def _end(self) -> None:
+        self._ended.set()
+        if self._thread is not None:
+            self._thread.join()
 
     def _show(self) -> None:
         """Show the run until it ends; the thread's body."""
@@ -754,7 +763,7 @@ class _Terminal:
         self._lock = threading.Lock()
         self._runs: list[Progress] = []
         self._live: Live | None = None
-        self._drawn: list[int] = []  # lengths of the lines on the screen
+        self._lengths: list[int] = []  # of the lines on the screen
 
     def attach(self, run: Progress, file: _Stderr) -> bool:
         """Show a run; False if somebody else's live display has the terminal."""
@@ -830,10 +839,22 @@ class _Terminal:
 
     @contextlib.contextmanager
     def _frame(self, live: Live) -> Iterator[None]:
-        with live.console:
-            live.console.show_cursor(False)
+        with live.console as console:
+            console.show_cursor(False)
+            self._unfold(console)
             yield
-            live.console.show_cursor(True)
+            console.show_cursor(True)
+
+    def _unfold(self, console: Console) -> None:
+        """Erase rows that rich doesn't know of: narrowed, a terminal folds the lines it shows."""
+        from rich.control import Control
+        from rich.segment import ControlType
+
+        width = max(1, console.width)
+        folds = sum((length - 1) // width for length in self._lengths if length)
+        if folds and not _CUTTERS & os.environ.keys():
+            erase = (ControlType.ERASE_IN_LINE, 2)
+            console.control(Control(erase, *((ControlType.CURSOR_UP, 1), erase) * folds))
 
     def _print(self, live: Live, lines: Sequence[list[Part]]) -> None:
         """Redraw the runs, and put lines above them."""
@@ -853,6 +874,7 @@ class _Terminal:
         if sum(len(lines) for lines in shown) > height - 2:
             shown = [lines[:1] for lines in shown]
         lines = [line for lines in shown for line in lines][: max(1, height - 2)]
+        self._lengths = [sum(len(text) for text, _ in line) for line in lines]
         return Group(*(_text(line) for line in lines), Text())
 
 
@@ -874,7 +896,7 @@ class _Cell:
         page = "\n".join("".join(_html(part) for part in line) for line in lines)
         data = {"text/plain": text, "text/html": f'<pre style="line-height:1.2">{page}</pre>'}
         if self._handle is None:
-            self._handle = display(data, raw=True, display_id=True)
+            self._handle = display(data, raw=True, display_id=True)  # type: ignore[no-untyped-call]
         else:
             self._handle.update(data, raw=True)
 

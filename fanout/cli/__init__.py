@@ -90,6 +90,7 @@ def running_options(command: F) -> F:
         click.option(
             "--workers",
             type=click.IntRange(min=1),
+            metavar="N",
             help="Worker processes.  [default: one per core, or what FANOUT_WORKERS says]",
         ),
     ):

@@ -10,6 +10,7 @@ from fanout.cli import Command, cli
 
 @click.command(
     cls=Command,
+    short_help="Print the script for completion in your shell.",
     examples=(
         'echo \'eval "$(fanout completion bash)"\' >> ~/.bashrc\n'
         'echo \'eval "$(fanout completion zsh)"\' >> ~/.zshrc\n'

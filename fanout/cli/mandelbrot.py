@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import sys
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -26,40 +25,49 @@ _LONG_S: Final = 600.0
 _PROBE_SIZE: Final = 64
 
 
-class _Size(click.ParamType):
-    name = "SIZE"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, int]:
-        parts = str(value).lower().split("x")
-        try:
-            sides = [int(part) for part in parts]
-        except ValueError:
-            sides = []
-        if len(sides) not in {1, 2} or min(sides) < 1:
-            self.fail(f"{value!r} must be pixels as in 2000 or 1920x1080, 1 or more", param, ctx)
-        return sides[0], sides[-1]
+def _pixels(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, int]:
+    try:
+        sides = [int(part) for part in value.lower().split("x")]
+    except ValueError:
+        sides = []
+    if len(sides) not in {1, 2} or min(sides) < 1:
+        msg = f"{value!r} must be pixels as in 2000 or 1920x1080, 1 or more"
+        raise click.BadParameter(msg, ctx, param)
+    return sides[0], sides[-1]
 
 
 @click.command(
     cls=Command,
+    short_help="Render the Mandelbrot set.",
     examples=(
         "fanout mandelbrot\n"
         "fanout mandelbrot --size 1920x1080 --max-iter 5000 --out wallpaper.png\n"
         "fanout mandelbrot --centre -0.7436439 0.1318259 --width 2e-4 --max-iter 3000"
     ),
 )
-@click.option("--size", type=_Size(), default="2000", show_default=True, help="Pixels: N or WxH.")
 @click.option(
-    "--max-iter", type=int, default=1000, show_default=True, help="Repetitions before giving up."
+    "--size",
+    callback=_pixels,
+    default="2000",
+    show_default=True,
+    metavar="N|WxH",
+    help="Size of the picture in pixels.",
+)
+@click.option(
+    "--max-iter",
+    type=int,
+    default=1000,
+    show_default=True,
+    metavar="N",
+    help="Repetitions before giving up.",
 )
 @click.option("--centre", type=float, nargs=2, metavar="RE IM", help="Centre in the plane.")
-@click.option("--width", type=float, help="Width in the plane.  [default: the whole set]")
+@click.option("--width", type=float, metavar="W", help="Width in the plane.  [default: the whole set]")
 @click.option(
     "--palette",
     default=DEFAULT_PALETTE,
     show_default=True,
+    metavar="NAME",
     help="Colours, by their name in the catalogue of cmap.",
 )
 @click.option(

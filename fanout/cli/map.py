@@ -31,6 +31,7 @@ _LINES_AHEAD = 64
 
 @click.command(
     cls=Command,
+    short_help="Run a kernel on every chunk of a file.",
     examples=(
         "fanout map math:sqrt --chunks numbers.jsonl\n"
         "fanout map mymodule:simulate --chunks chunks.jsonl --out results.jsonl --timeout 60\n"
@@ -53,7 +54,8 @@ _LINES_AHEAD = 64
     "--attempts",
     type=click.IntRange(min=1),
     default=3,
-    show_default=True,
+    show_default="3",
+    metavar="N",
     help="Attempts per task if its worker dies.",
 )
 @running_options

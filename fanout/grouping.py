@@ -40,7 +40,7 @@ class GroupPolicy:
     fixed: int | None = None
 
     def __post_init__(self) -> None:
-        if self.fixed is not None and (not isinstance(self.fixed, int) or self.fixed < 1):
+        if self.fixed is not None and (type(self.fixed) is not int or self.fixed < 1):
             msg = f"group={self.fixed!r} must be a whole number of tasks, 1 or more"
             raise UsageError(msg)
 
@@ -81,11 +81,12 @@ class Grouping:
         if self._timeout_s is not None:
             # A timeout is for one task; a group must not come near it by its number alone.
             seconds = min(seconds, self._timeout_s / 4)
-        size = min(self._policy.max_tasks, self._largest * _GROWTH)
-        if self._task_s > 0:
-            size = min(size, int(seconds / self._task_s))
+        most: float = min(self._policy.max_tasks, self._largest * _GROWTH)
+        if self._task_s > 0:  # but possibly so little that the quotient is infinite
+            most = min(most, seconds / self._task_s)
         if self._task_bytes > 0:
-            size = min(size, int(self._policy.max_bytes / self._task_bytes))
+            most = min(most, self._policy.max_bytes / self._task_bytes)
+        size = int(most)
         if remaining is not None:
             size = min(size, math.ceil(remaining / (2 * limit)))
         return max(size, 1)

@@ -112,7 +112,8 @@ class View:
         elapsed_s: Since the run started.
         left_s: Estimated time left; None while unknown.
         levels: Attempts in flight over the run so far, as means over equal stretches of time.
-        errors: The most frequent ones, each with its style.
+        errors: The most frequent ones of failed tasks, each with its count.
+        causes: The most frequent ones of attempts that were retried.
         is_over: Nothing more will be launched.
         is_complete: Every chunk of the input was delivered.
     """
@@ -131,7 +132,8 @@ class View:
     elapsed_s: float
     left_s: float | None
     levels: tuple[float, ...]
-    errors: tuple[Part, ...]
+    errors: tuple[str, ...]
+    causes: tuple[str, ...]
     is_over: bool
     is_complete: bool
 
@@ -152,7 +154,7 @@ class Tally:
         self._retried = 0
         self._failed = 0
         self._errors = _Errors()
-        self._retries = _Errors()
+        self._causes = _Errors()
         self._printed = _Printed()
         self._has_all_input = False
         self._is_over = False
@@ -176,7 +178,7 @@ class Tally:
                 self._offered += count
             case Retry(tasks=tasks, failure=failure):
                 self._retried += len(tasks)
-                self._retries.add(_cause(failure), len(tasks))
+                self._causes.add(_cause(failure), len(tasks))
             case InputEnded():
                 self._has_all_input = True
             case Cancelled() | Finish():
@@ -213,7 +215,8 @@ class Tally:
             elapsed_s=elapsed_s,
             left_s=left_s,
             levels=tuple(self._timeline.levels),
-            errors=self._errors_shown(),
+            errors=self._errors.most_frequent(),
+            causes=self._causes.most_frequent(),
             is_over=self._is_over,
             is_complete=self._has_all_input and self._done == self._offered,
         )
@@ -257,11 +260,6 @@ class Tally:
         return self._timeline.per_s(
             elapsed_s, self._done, max(_RECENT_TASKS, 2 * self._start.concurrency)
         )
-
-    def _errors_shown(self) -> tuple[Part, ...]:
-        failed = [(text, "red") for text in self._errors.most_frequent()]
-        retried = [(f"{text}, retried", "yellow") for text in self._retries.most_frequent()]
-        return tuple([*failed, *retried][:_MOST_ERRORS])
 
 
 class _Timeline:
@@ -326,12 +324,10 @@ class _Errors:
             self._texts[pattern] = pattern
         self._counts[pattern] += count
 
-    def most_frequent(self) -> list[str]:
-        """The errors that are shown, each with its count."""
-        return [
-            f"{count}x {self._texts[pattern]}"
-            for pattern, count in self._counts.most_common(_MOST_ERRORS)
-        ]
+    def most_frequent(self) -> tuple[str, ...]:
+        """As many as are ever shown, each with its count."""
+        most = self._counts.most_common(_MOST_ERRORS)
+        return tuple(f"{count}x {self._texts[pattern]}" for pattern, count in most)
 
 
 class _Printed:
@@ -413,11 +409,13 @@ def _block(view: View, left: int, cells: int, room: int, is_ascii: bool) -> list
     if cells:
         bar = [*_bar(view, cells, is_ascii), ("  ", "")]
         history = [(" " * cells if is_ascii else _sparkline(view, cells), "cyan"), ("  ", "")]
+    errors = [(text, "red") for text in view.errors]
+    errors += [(f"{text}, retried", "yellow") for text in view.causes]
     rows: list[tuple[Part, list[Part]]] = [
         ((_name(view), "bold"), [*bar, (share, "")]),
         ((_speed(view.per_s), ""), [*history, (_flight(view), "")]),
         ((_clock(view.elapsed_s), ""), _fitting(_status(view), room)),
-        *((("", ""), [error]) for error in view.errors),
+        *((("", ""), [error]) for error in errors[:_MOST_ERRORS]),
     ]
     return [
         [(_short(label, left).ljust(left + 2), style), *_cut(parts, room)]
@@ -436,7 +434,7 @@ def summary(view: View, width: int | None = None) -> list[Part]:
     if view.done:
         parts.append((_speed(view.per_s), ""))
     if view.failed:
-        parts.append(view.errors[0])
+        parts.append((view.errors[0], "red"))
     if width is None:
         return [(f"{_title(view)}: ", ""), *_joined(parts)]
     for title in (f"{_title(view)}: ", f"{_name(view)}: ", ""):
@@ -554,7 +552,7 @@ def _speed(per_s: float) -> str:
             return f"{_count(round(speed))}/{unit}"
         if speed >= 1:
             return f"{speed:.1f}/{unit}"
-    return f"{per_s * 3600:.1g}/h"
+    return f"{per_s * 3600:.1g}/h" if per_s else "0/s"
 
 
 def _clock(seconds: float) -> str:
@@ -674,7 +672,7 @@ class Progress:
         stderr = sys.stderr
         if stderr is None:  # pythonw.exe
             return
-        file = _Stderr(stderr)
+        file = _SafeFile(stderr)
         if self._ended.wait(self._quiet_s):
             file.lines(self.printed())
         elif _in_notebook():
@@ -688,7 +686,7 @@ class Progress:
             finally:
                 _TERMINAL.detach(self)
 
-    def _show_in_notebook(self, file: _Stderr) -> None:
+    def _show_in_notebook(self, file: _SafeFile) -> None:
         cell = _Cell()
         is_ended = False
         while not is_ended:
@@ -698,7 +696,7 @@ class Progress:
         file.lines(self.printed())
         cell.draw([summary(self.view())])
 
-    def _show_as_lines(self, file: _Stderr) -> None:
+    def _show_as_lines(self, file: _SafeFile) -> None:
         due_s = self._first_line_s
         pause_s, longest_s = _PAUSES_S
         is_shown = False
@@ -715,7 +713,7 @@ class Progress:
             file.lines(["fanout: " + "".join(text for text, _ in summary(self.view()))])
 
 
-class _Stderr:
+class _SafeFile:
     """A file of which writing always succeeds: who closed stderr does not wait for us."""
 
     def __init__(self, file: TextIO) -> None:
@@ -764,13 +762,14 @@ class _Terminal:
         self._runs: list[Progress] = []
         self._live: Live | None = None
         self._lengths: list[int] = []  # of the lines on the screen
+        self._redirected: dict[str, tuple[TextIO, TextIO]] = {}
 
-    def attach(self, run: Progress, file: _Stderr) -> bool:
+    def attach(self, run: Progress, file: _SafeFile) -> bool:
         """Show a run; False if somebody else's live display has the terminal."""
         with self._lock:
             if self._live is None:
                 if any(hasattr(stream, "rich_proxied_file") for stream in (sys.stdout, sys.stderr)):
-                    return False
+                    return False  # the program draws by rich itself
                 self._open(file)
             self._runs.append(run)
             self._runs.sort(key=lambda run: run.began_s)
@@ -778,15 +777,15 @@ class _Terminal:
 
     def draw(self, run: Progress) -> None:
         """Show what is new."""
-        lines = run.printed()
+        lines = _printed(run)
         with self._lock:
             if self._live is not None and (lines or run is self._runs[0]):
                 with self._frame(self._live):
-                    self._print(self._live, [[(line, "")] for line in lines])
+                    self._print(self._live, lines)
 
     def detach(self, run: Progress) -> None:
         """Leave the run's last line, and nothing else of it."""
-        lines: list[list[Part]] = [[(line, "")] for line in run.printed()]
+        lines = _printed(run)
         view = run.view()
         with self._lock:
             self._runs.remove(run)
@@ -797,7 +796,7 @@ class _Terminal:
                 if not self._runs:
                     self._close()
 
-    def _open(self, file: _Stderr) -> None:
+    def _open(self, file: _SafeFile) -> None:
         from rich.console import Console
         from rich.live import Live
 
@@ -816,21 +815,44 @@ class _Terminal:
             get_renderable=lambda: self._picture(console),
             auto_refresh=False,
             transient=True,
-            # Data that goes to a file or a pipe must not be led to the terminal.
-            redirect_stdout=sys.stdout is not None and _Stderr(sys.stdout).isatty(),
-            redirect_stderr=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
         )
         with console:
             live.start()
             console.show_cursor(True)
         self._live = live
+        self._redirect(console)
         atexit.register(self._exit)
 
     def _close(self) -> None:
         if self._live is not None:
+            self._restore()
             live, self._live = self._live, None
             live.stop()
             atexit.unregister(self._exit)
+
+    def _redirect(self, console: Console) -> None:
+        """Lead what this process prints above the runs.
+
+        rich can do that, too, but it also redirects a stdout that is a file, and undoes what the
+        program itself has redirected meanwhile.
+        """
+        from rich.file_proxy import FileProxy
+
+        for name in ("stdout", "stderr"):
+            stream = getattr(sys, name)
+            if stream is not None and _SafeFile(stream).isatty():
+                proxy = cast("TextIO", FileProxy(console, stream))
+                self._redirected[name] = (stream, proxy)
+                setattr(sys, name, proxy)
+
+    def _restore(self) -> None:
+        for name, (stream, proxy) in self._redirected.items():
+            proxy.flush()  # a line that was begun
+            if getattr(sys, name) is proxy:
+                setattr(sys, name, stream)
+        self._redirected.clear()
 
     def _exit(self) -> None:
         """The process ends while a run still goes on."""
@@ -901,6 +923,11 @@ class _Cell:
             self._handle.update(data, raw=True)
 
 
+def _printed(run: Progress) -> list[list[Part]]:
+    words = [line.partition(" ") for line in run.printed()]  # the first one is the task's index
+    return [[(first + space, "dim"), (rest, "")] for first, space, rest in words]
+
+
 def _text(line: Iterable[Part]) -> Text:
     from rich.text import Text
 
@@ -912,7 +939,7 @@ def _html(part: Part) -> str:
     return f'<span style="{_CSS[style]}">{html.escape(text)}</span>' if style else html.escape(text)
 
 
-def _is_lively(file: _Stderr) -> bool:
+def _is_lively(file: _SafeFile) -> bool:
     """Whether what was written to it can be written over."""
     return file.isatty() and os.environ.get("TERM", "").lower() not in {"dumb", "unknown"}
 

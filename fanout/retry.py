@@ -68,7 +68,7 @@ class RetryPolicy:
     cap_s: float = 20.0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.max_attempts, int) or self.max_attempts < 1:
+        if type(self.max_attempts) is not int or self.max_attempts < 1:
             msg = (
                 f"RetryPolicy(max_attempts={self.max_attempts!r}) must be a whole number, 1 or more"
             )
@@ -112,8 +112,8 @@ def error_of(failure: Failure, *, index: int, attempts: int, timeout_s: float | 
         case FailureKind.TIMED_OUT:
             return TaskTimeoutError(index, timeout_s or 0.0, attempts)
         case FailureKind.CRASHED:
-            return WorkerCrashedError(index, failure.detail, attempts)
+            return WorkerCrashedError(index, failure.detail or "died", attempts)
         case FailureKind.REFUSED:
-            return ChunkError(index, failure.detail)
+            return ChunkError(index, failure.detail or "its chunk was refused")
         case _:
             return BackendError(f"task {index}: {failure.detail or failure.kind.value}")

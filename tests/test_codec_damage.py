@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from fanout.codec import Encoded, decode, decode_each, encode
 from fanout.errors import DecodeError
+from fanout.wire import unframe
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,9 @@ def test_damaged_text_gives_an_error_or_a_value(data: st.DataObject) -> None:
     for _ in range(data.draw(st.integers(1, 4))):
         at = data.draw(st.integers(0, len(body) - 1))
         end = data.draw(st.integers(at, min(len(body), at + 20)))
-        body[at:end] = data.draw(st.binary(max_size=6) | st.sampled_from([b"9" * 30, b"-", b'"$":']))
+        body[at:end] = data.draw(
+            st.binary(max_size=6) | st.sampled_from([b"9" * 30, b"-", b'"$":'])
+        )
     outcome(Encoded(bytes(body), WHOLE.buffers))
 
 
@@ -90,13 +93,14 @@ def test_a_message_cut_short_is_an_error(end: int, count: int, length: int) -> N
     assert isinstance(outcome(Encoded(WHOLE.body, [*buffers])), DecodeError)
 
 
-words = st.sampled_from(
-    "$ v b d s o t n tz key offset name fold sha256 names formats offsets titles itemsize aligned "
-    "base shape long digits safe str tuple set frozenset dict int f complex bytes bytearray date "
-    "timedelta datetime time decimal uuid data nd ndobject np npstr npbytes pickle "
-    "<f8 |O T V0 |S0 O,O >i4 U9 M8[s] F C x 00 ff AAAA 1e999999999 tests.test_codec_damage:Pair "
-    "os:system fanout.codec:Encoded UTC America .. /etc/passwd 9999-99-99 2026-01-01 -1".split()
-)
+VOCABULARY = """
+$ v b d s o t n tz key offset name fold sha256 names formats offsets titles itemsize aligned base
+shape long digits safe str tuple set frozenset dict int f complex bytes bytearray date timedelta
+datetime time decimal uuid data nd ndobject np npstr npbytes pickle <f8 |O T V0 |S0 O,O >i4 U9 M8[s]
+F C x 00 ff AAAA 1e999999999 tests.test_codec_damage:Pair os:system fanout.codec:Encoded UTC America
+.. /etc/passwd 9999-99-99 2026-01-01 -1
+"""
+words = st.sampled_from(VOCABULARY.split())
 numbers = st.integers(-2, 4) | st.sampled_from([2**31, 2**40, 2**63, 10**30, 1.5, 1e300])
 trees = st.recursive(
     st.none() | st.booleans() | numbers | words,
@@ -144,8 +148,10 @@ def test_a_forged_tree_gives_an_error_or_a_value(
 @example("data", {"t": "tests.test_codec_damage:Pair", "n": ["one", "two"], "v": [1]})
 def test_a_forged_node_gives_an_error_or_a_value(tag: str, node: dict[str, Any]) -> None:
     body = json.dumps({**node, "$": tag}).encode()
-    outcome(Encoded(body, [b"", b"abcdefgh"]))
-    decode_each(Encoded(b"[" + body + b"]", [b"", b"abcdefgh"]), is_safe=True)
+    buffers = [b"", b"abcdefgh"]
+    for is_safe in (True, False):
+        outcome(Encoded(body, [*buffers]), is_safe=is_safe)
+    decode_each(Encoded(b"[" + body + b"]", [*buffers]), is_safe=True)
 
 
 @pytest.mark.parametrize("tag", [None, 1, ["tuple"], {"$": "set", "v": []}, "no such tag"])
@@ -244,6 +250,7 @@ def test_objects_of_main_and_local_classes_bring_their_code() -> None:
     script = """if True:
         import sys
         from fanout.codec import encode
+        from fanout.wire import Message, frame
         class Top:
             def __init__(self, n): self.n = n
             def double(self): return 2 * self.n
@@ -251,12 +258,9 @@ def test_objects_of_main_and_local_classes_bring_their_code() -> None:
             class Inner(Top):
                 pass
             return Inner(21)
-        encoded = encode([Top(2), make(), lambda n: n + 1])
-        sys.stdout.buffer.write(b"\\n".join([encoded.body, *map(bytes.hex, encoded.buffers)])
-            if not encoded.buffers else b"\\n".join(
-                [encoded.body, *(bytes(b).hex().encode() for b in encoded.buffers)]))
+        message = Message({}, encode([Top(2), make(), lambda n: n + 1]))
+        sys.stdout.buffer.write(b"".join(frame(message)))
     """
     run = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
-    body, *buffers = run.stdout.split(b"\n")
-    top, inner, function = decode(Encoded(body, [bytes.fromhex(b.decode()) for b in buffers]))
+    top, inner, function = decode(unframe(memoryview(run.stdout)).payload)
     assert (top.double(), inner.double(), function(1)) == (4, 42, 2)

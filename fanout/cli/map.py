@@ -133,7 +133,11 @@ def _line(outcome: Outcome[Any]) -> tuple[str, bool]:
         try:
             record = {"index": outcome.index, "result": outcome.value}
             return json.dumps(record, default=_as_json, allow_nan=False), True
-        except (TypeError, ValueError) as problem:
+        except ValueError:
+            error = ValueError(
+                "the result holds NaN or an infinity, which JSON can't express: return None or a text"
+            )
+        except TypeError as problem:
             error = problem
     told = {"type": type(error).__name__, "message": str(error)}
     return json.dumps({"index": outcome.index, "error": told}), False

@@ -1,0 +1,105 @@
+"""What the documents show is what happens: README's blocks and the examples are run."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def blocks(language: str) -> list[str]:
+    """README's code blocks in a language."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    return [code for found, code in BLOCK.findall(text) if found == language]
+
+
+def run(command: list[str], cwd: Path, **options: object) -> str:
+    """What a command prints on stdout; it has to succeed."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+        cwd=cwd,
+        env={**os.environ, "PATH": path},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_readme_has_no_block_that_no_test_knows() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert {language for language, _ in BLOCK.findall(text)} == {"python", "console"}
+    commands = [line for code in blocks("console") for line in code.splitlines() if line[:2] == "$ "]
+    assert commands == [
+        "$ make demo",  # test_make_demo_renders_the_picture
+        "$ pip install .",  # tests/test_packaging.py installs the wheel
+        "$ seq 5 | fanout map math:factorial --chunks -",  # test_readme_shell_blocks…
+    ]
+
+
+@pytest.mark.parametrize("code", blocks("python"), ids=lambda code: code.split("\n", 3)[2][:30])
+def test_readme_python_blocks_run_as_scripts(code: str, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(code, encoding="utf-8")
+    printed = run([sys.executable, str(script)], tmp_path)
+    promised = re.findall(r"print\(.*\)  # (.+)$", code, re.MULTILINE)
+    for text in promised:
+        assert text in printed
+
+
+def test_readme_shell_blocks_print_what_they_show(tmp_path: Path) -> None:
+    checked = 0
+    for code in blocks("console"):
+        command, *shown = code.splitlines()
+        if shown:
+            printed = run(["bash", "-c", command.removeprefix("$ ")], tmp_path)
+            assert printed.splitlines() == shown
+            checked += 1
+    assert checked == 1
+
+
+def test_make_demo_renders_the_picture(tmp_path: Path) -> None:
+    """The recipe of `make demo`; a fresh `.venv` is what CI makes."""
+    recipe = run(["make", "-n", "-W", "pyproject.toml", "demo"], ROOT).splitlines()[-1]
+    command = shlex.split(recipe.replace(".venv/bin/", ""))
+    assert command[:2] == ["fanout", "mandelbrot"]
+    printed = run(command, tmp_path)
+    assert (tmp_path / "mandelbrot.png").stat().st_size > 100_000
+    for word in ("backend", "tasks", "attempts", "makespan", "kernel", "speed-up"):
+        assert word in printed
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "shows"),
+    [
+        ("pi.py", ["20"], "pi = 3.14"),
+        ("sweep.py", [], "8 of 20 points did not settle"),
+        ("first_hit.py", ["4"], "sha256(88484) = 0000a456"),
+    ],
+)
+def test_examples_run(script: str, arguments: list[str], shows: str, tmp_path: Path) -> None:
+    printed = run([sys.executable, str(ROOT / "examples" / script), *arguments], tmp_path)
+    assert shows in printed
+
+
+def test_every_example_is_run() -> None:
+    names = {path.name for path in (ROOT / "examples").glob("*.py")}
+    assert names == {"pi.py", "sweep.py", "first_hit.py"}
+
+
+def test_links_between_the_documents_lead_somewhere() -> None:
+    for document in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#]+)", document.read_text(encoding="utf-8")):
+            if "://" not in target:
+                assert (document.parent / target).exists(), f"{document.name} links to {target}"

@@ -1,0 +1,132 @@
+"""What errors say, what they carry, and how they are related."""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+import re
+
+import pytest
+
+from fanout import errors
+from fanout.errors import (
+    BackendError,
+    ChunkError,
+    EncodeError,
+    FanoutError,
+    KernelError,
+    KernelNotUsableError,
+    ResultError,
+    TaskError,
+    TaskTimeoutError,
+    WorkerCrashedError,
+)
+
+ALL = {
+    name: kind
+    for name, kind in vars(errors).items()
+    if inspect.isclass(kind) and issubclass(kind, Exception)
+}
+
+
+def drawn_tree() -> dict[str, str | None]:
+    """Class and base class of every line of the tree in the module's docstring."""
+    tree: dict[str, str | None] = {}
+    path: list[str] = []
+    for line in (errors.__doc__ or "").splitlines():
+        found = re.match(r"^    ([│├└─ ]*)([A-Z]\w+Error)\b", line)
+        if found:
+            depth = len(found[1]) // 4
+            path = [*path[:depth], found[2]]
+            tree[found[2]] = path[depth - 1] if depth else None
+    return tree
+
+
+def test_the_tree_in_the_docstring_is_that_of_the_classes() -> None:
+    real = {
+        name: kind.__base__.__name__ if kind is not FanoutError and kind.__base__ else None
+        for name, kind in ALL.items()
+    }
+    assert drawn_tree() == real
+
+
+def test_no_error_takes_the_name_of_a_builtin() -> None:
+    import builtins
+
+    assert not ALL.keys() & vars(builtins).keys()
+
+
+def test_only_a_crash_may_go_better_next_time() -> None:
+    assert [name for name, kind in ALL.items() if kind.may_retry] == ["WorkerCrashedError"]
+
+
+def test_a_task_error_names_its_task() -> None:
+    for kind in (TaskError, ChunkError, ResultError):
+        error = kind(17, "went wrong")
+        assert error.index == 17
+        assert str(error) == "task 17: went wrong"
+
+
+def test_a_timeout_says_how_long_and_what_to_do() -> None:
+    error = TaskTimeoutError(3, 2.5, 1)
+    assert (error.index, error.timeout_s, error.attempts) == (3, 2.5, 1)
+    assert str(error) == (
+        "task 3: still running after 2.5 s, so its worker was stopped: "
+        "raise timeout_s, or make the chunk smaller"
+    )
+
+
+def test_a_crash_says_how_and_what_to_do() -> None:
+    error = WorkerCrashedError(3, "was killed by SIGKILL", 1)
+    assert (error.index, error.how, error.attempts) == (3, "was killed by SIGKILL", 1)
+    assert "task 3: its worker was killed by SIGKILL: " in str(error)
+    assert "use smaller chunks or fewer workers" in str(error)
+    assert "run the kernel on this chunk alone" in str(error)
+
+
+@pytest.mark.parametrize("kind", [TaskTimeoutError, WorkerCrashedError])
+def test_the_number_of_attempts_is_told_when_there_was_more_than_one(
+    kind: type[TaskTimeoutError | WorkerCrashedError],
+) -> None:
+    first: tuple[int, float | str] = (3, 2.5) if kind is TaskTimeoutError else (3, "died")
+    assert "attempt" not in str(kind(*first, 1))  # type: ignore[arg-type]  # one of two signatures
+    assert "(attempt 2)" in str(kind(*first, 2))  # type: ignore[arg-type]
+
+
+def test_a_kernel_error_says_what_the_kernel_raised() -> None:
+    error = KernelError(5, "builtins.SystemExit", "1")
+    assert (error.type_name, error.remote_message) == ("builtins.SystemExit", "1")
+    assert str(error) == "task 5: kernel raised builtins.SystemExit: 1"
+
+
+def test_a_kernel_that_cannot_travel_says_why_and_what_to_do() -> None:
+    error = KernelNotUsableError("simulate", "is a coroutine function", "wrap it")
+    assert error.kernel == "simulate"
+    assert str(error) == "kernel simulate is a coroutine function: wrap it"
+
+
+def test_an_encode_error_says_which_type_and_what_to_do() -> None:
+    error = EncodeError("_thread.lock", "can't be sent", "create it in the kernel")
+    assert error.type_name == "_thread.lock"
+    assert str(error) == "a value of type _thread.lock can't be sent: create it in the kernel"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        BackendError("nothing runs"),
+        ChunkError(1, "too large"),
+        TaskTimeoutError(3, 2.5, 2),
+        WorkerCrashedError(3, "died", 2),
+        KernelError(5, "builtins.SystemExit", "1"),
+        KernelNotUsableError("k", "is a coroutine function", "wrap it"),
+        EncodeError("_thread.lock", "can't be sent", "create it in the kernel"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_error_survives_pickle(error: FanoutError) -> None:
+    """A map inside a process pool, or a kernel that itself calls fanout."""
+    copy = pickle.loads(pickle.dumps(error))
+    assert type(copy) is type(error)
+    assert str(copy) == str(error)
+    assert vars(copy) == vars(error)

@@ -1,0 +1,141 @@
+"""How many tasks an attempt carries."""
+
+from __future__ import annotations
+
+import math
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import example, given
+
+from fanout.errors import UsageError
+from fanout.grouping import Grouping, GroupPolicy
+
+MS = 1e-3
+
+
+def measured(
+    policy: GroupPolicy | None = None,
+    *,
+    task_s: float = 0.0,
+    task_bytes: int = 0,
+    largest: int = 10**9,
+    timeout_s: float | None = None,
+) -> Grouping:
+    """A grouping that has seen one large attempt."""
+    grouping = Grouping(policy or GroupPolicy(), timeout_s=timeout_s)
+    grouping.observe(
+        tasks=largest, busy_s=task_s * largest, payload_bytes=round(task_bytes * largest)
+    )
+    return grouping
+
+
+def test_the_first_attempts_carry_one_task_each() -> None:
+    assert Grouping(GroupPolicy()).size() == 1
+
+
+def test_a_group_keeps_a_worker_busy_for_the_target() -> None:
+    assert measured(GroupPolicy(target_s=0.05), task_s=1 * MS).size() == 50
+
+
+def test_a_task_longer_than_the_target_goes_alone() -> None:
+    assert measured(task_s=10.0).size() == 1
+
+
+def test_a_group_grows_step_by_step() -> None:
+    """Four times the largest that has answered: the first measurements are few."""
+    grouping = Grouping(GroupPolicy())
+    sizes = []
+    for _ in range(7):
+        sizes.append(grouping.size())
+        grouping.observe(tasks=sizes[-1], busy_s=1e-7 * sizes[-1], payload_bytes=10 * sizes[-1])
+    assert sizes == [1, 4, 16, 64, 256, 1024, 2048]
+
+
+def test_a_group_keeps_to_the_most_tasks() -> None:
+    assert measured(GroupPolicy(max_tasks=100), task_s=1e-9).size() == 100
+
+
+def test_a_group_keeps_to_the_most_bytes() -> None:
+    grouping = measured(GroupPolicy(max_bytes=1000), task_s=1e-9, task_bytes=300)
+    assert grouping.size() == 3
+
+
+def test_a_task_larger_than_the_most_bytes_goes_alone() -> None:
+    assert measured(GroupPolicy(max_bytes=1000), task_bytes=3000).size() == 1
+
+
+def test_a_group_stays_far_from_the_timeout() -> None:
+    """A timeout is for one task: a group takes a quarter of it at most."""
+    policy = GroupPolicy(target_s=1.0)
+    assert measured(policy, task_s=1 * MS, timeout_s=0.1).size() == 25
+    assert measured(policy, task_s=1 * MS, timeout_s=100.0).size() == 1000
+
+
+def test_groups_shrink_so_that_every_attempt_gets_its_share_twice_over() -> None:
+    grouping = measured(task_s=1e-6)
+    assert grouping.size(remaining=1000, limit=5) == 100
+    assert grouping.size(remaining=1, limit=5) == 1
+    assert grouping.size(remaining=0, limit=5) == 1
+
+
+def test_old_measurements_fade() -> None:
+    """A first task that compiled its kernel is forgotten after about ten attempts."""
+    grouping = Grouping(GroupPolicy(target_s=0.05))
+    grouping.observe(tasks=1, busy_s=20.0, payload_bytes=0)
+    for _ in range(40):
+        grouping.observe(tasks=grouping.size(), busy_s=1 * MS * grouping.size(), payload_bytes=0)
+    assert 40 <= grouping.size() <= 50
+
+
+def test_a_fixed_group_is_kept_to_whatever_is_measured() -> None:
+    grouping = measured(GroupPolicy(fixed=7), task_s=100.0, task_bytes=10**9)
+    assert grouping.size() == grouping.size(remaining=1, limit=10) == 7
+
+
+def test_tasks_that_take_no_measurable_time_are_grouped() -> None:
+    assert measured(GroupPolicy(max_tasks=64), task_s=0.0).size() == 64
+
+
+def test_a_mean_that_fades_to_nothing_is_no_division_by_it() -> None:
+    """0.05 s / 1e-320 s is infinity, which is no number of tasks."""
+    grouping = Grouping(GroupPolicy(max_tasks=64))
+    grouping.observe(tasks=1, busy_s=1.0, payload_bytes=1)
+    for _ in range(3000):
+        grouping.observe(tasks=1, busy_s=0.0, payload_bytes=0)
+        assert 1 <= grouping.size() <= 64
+
+
+_SECONDS = st.floats(0.0, 1e6, allow_subnormal=True)
+
+
+@given(
+    seen=st.lists(st.tuples(st.integers(1, 5000), _SECONDS, st.integers(0, 10**10))),
+    remaining=st.one_of(st.none(), st.integers(0, 10**9)),
+    limit=st.integers(1, 5000),
+    timeout_s=st.one_of(st.none(), st.floats(1e-9, 1e6)),
+)
+@example(seen=[(1, 5e-324, 0)], remaining=None, limit=1, timeout_s=None)
+def test_a_size_is_always_between_one_and_the_most(
+    seen: list[tuple[int, float, int]], remaining: int | None, limit: int, timeout_s: float | None
+) -> None:
+    grouping = Grouping(GroupPolicy(max_tasks=512), timeout_s=timeout_s)
+    for tasks, busy_s, payload_bytes in seen:
+        grouping.observe(tasks=tasks, busy_s=busy_s, payload_bytes=payload_bytes)
+    size = grouping.size(remaining=remaining, limit=limit)
+    assert isinstance(size, int)
+    assert 1 <= size <= 512
+    if remaining is not None:
+        assert size <= max(1, math.ceil(remaining / (2 * limit)))
+
+
+@pytest.mark.parametrize("group", [0, -1, 2.5, "8", True])
+def test_a_group_that_is_no_number_of_tasks_is_refused(group: object) -> None:
+    with pytest.raises(UsageError, match=r"must be a whole number of tasks, 1 or more") as caught:
+        GroupPolicy(fixed=group)  # type: ignore[arg-type]  # what the test is about
+    assert f"group={group!r}" in str(caught.value)
+
+
+def test_its_repr_shows_what_it_learned() -> None:
+    grouping = measured(task_s=1 * MS, task_bytes=20)
+    assert repr(grouping) == "<Grouping of 50: 0.001 s, 20 B a task>"

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from fanout import errors, events, sync
     from fanout.api import map, run, starmap, stream  # noqa: A004
     from fanout.backends.local import Local
-    from fanout.executor import Executor, MapOptions, OutcomeStream, Run
+    from fanout.executor import Executor
+    from fanout.options import MapOptions
+    from fanout.outcomes import OutcomeStream, Run
     from fanout.retry import RetryPolicy
     from fanout.tasks import Outcome
 
@@ -42,11 +44,11 @@ __all__ = [
 _MODULES = {
     "Executor": "fanout.executor",
     "Local": "fanout.backends.local",
-    "MapOptions": "fanout.executor",
+    "MapOptions": "fanout.options",
     "Outcome": "fanout.tasks",
-    "OutcomeStream": "fanout.executor",
+    "OutcomeStream": "fanout.outcomes",
     "RetryPolicy": "fanout.retry",
-    "Run": "fanout.executor",
+    "Run": "fanout.outcomes",
     "map": "fanout.api",
     "run": "fanout.api",
     "starmap": "fanout.api",

@@ -1,3 +1,3 @@
-"""The version, in a file of its own: the build reads it, and the worker reports it, without imports."""
+"""The version, in a file of its own, so that the build can read it without importing fanout."""
 
 __version__ = "0.1.0"

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from typing import Unpack
 
     from fanout.backends import Backend
-    from fanout.executor import MapOptions, OutcomeStream, Run
+    from fanout.options import MapOptions
+    from fanout.outcomes import OutcomeStream, Run
 
 T = TypeVar("T")
 R = TypeVar("R")

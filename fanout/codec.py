@@ -29,6 +29,7 @@ import dataclasses
 import datetime as dt
 import decimal
 import hashlib
+import io
 import json
 import math
 import pickle
@@ -37,9 +38,8 @@ import sys
 import threading
 import types
 import uuid
-import zoneinfo
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias
 
 import numpy as np
 
@@ -334,8 +334,8 @@ class _Encoder:
             # __getinitargs__ gives (offset,) or (offset, name): the name may be there or not.
             offset, *name = value.tzinfo.__getinitargs__()  # type: ignore[attr-defined]
             zone = {"offset": self._timedelta(offset), "name": self._list(name)}
-        elif type(value.tzinfo) is zoneinfo.ZoneInfo and _is_named(value.tzinfo):
-            zone = {"key": value.tzinfo.key}
+        elif (key := _zone_key(value.tzinfo)) is not None:
+            zone = {"key": self._str(key)}
         else:
             return self._pickle(value)
         text = value.replace(tzinfo=None).isoformat()
@@ -421,13 +421,17 @@ def _has_no_surrogates(text: str) -> bool:
     return True
 
 
-def _is_named(zone: zoneinfo.ZoneInfo) -> bool:
-    """Whether the key leads to the zone; it may just be what a zone from a file was called."""
+def _zone_key(zone: Any) -> str | None:
+    """The key that leads to a zone; None if none does."""
+    # Imported only where it is used: it is a tenth of what this module takes to import.
+    zoneinfo = sys.modules.get("zoneinfo")
+    if zoneinfo is None or type(zone) is not zoneinfo.ZoneInfo:
+        return None
     try:
         zone.__reduce__()
-    except pickle.PicklingError:
-        return False
-    return True
+    except pickle.PicklingError:  # it was read from a file, and called so
+        return None
+    return str(zone.key)
 
 
 def _memory(array: np.ndarray[Any, Any], order: str) -> Buffer:
@@ -531,10 +535,8 @@ def _pickled(value: object, by_value: frozenset[str]) -> tuple[bytes, list[Buffe
         pass
     views.clear()
     try:
-        import cloudpickle
-
         with _sent_by_value(by_value):
-            return cloudpickle.dumps(value, protocol=5, buffer_callback=keep), views
+            return _cloudpickled(value, keep), views
     except RecursionError:
         raise
     except Exception as error:
@@ -544,6 +546,30 @@ def _pickled(value: object, by_value: frozenset[str]) -> tuple[bytes, list[Buffe
             "open files, locks, connections and the like belong to one process: "
             "create them inside the kernel",
         ) from error
+
+
+def _cloudpickled(value: object, keep: Callable[[pickle.PickleBuffer], bool]) -> bytes:
+    import cloudpickle
+
+    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # it has no types
+        dispatch_table: ClassVar = cloudpickle.Pickler.dispatch_table.new_child(
+            {io.TextIOWrapper: _stream}
+        )
+
+    with io.BytesIO() as file:
+        Pickler(file, protocol=5, buffer_callback=keep).dump(value)
+        return file.getvalue()
+
+
+def _stream(file: io.TextIOWrapper) -> tuple[Any, ...]:
+    """In place of cloudpickle's own way with an open file, which is to send all that is in it.
+
+    How far it is read would then depend on which tasks a worker happens to run.
+    """
+    for name in ("stdout", "stderr"):
+        if file is getattr(sys, name):
+            return getattr, (sys, name)
+    raise pickle.PicklingError(f"{file.name!r} is open here only")
 
 
 @contextlib.contextmanager
@@ -654,6 +680,8 @@ class _Decoder:
         kind = dt.datetime if node["$"] == "datetime" else dt.time
         zone: dt.tzinfo | None = None
         if node["tz"] is not None and "key" in node["tz"]:
+            import zoneinfo
+
             zone = zoneinfo.ZoneInfo(node["tz"]["key"])
         elif node["tz"] is not None:
             zone = dt.timezone(node["tz"]["offset"], *node["tz"]["name"])

@@ -1,20 +1,23 @@
 """One run: feeds the scheduler with what happens, does what it says, and nothing of its own mind.
 
-The engine is the only thing that performs actions. It owns the tasks of asyncio that this takes (one
-that pulls the input, one for each attempt) and leaves none behind. Its clock is the event loop's, so
-that tests run it in virtual time.
+The engine is the only thing that performs actions. It owns the tasks of asyncio that this takes
+(one that pulls an async input, one for each attempt) and leaves none behind. Its clock is the event
+loop's, so that tests run it in virtual time.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import itertools
+from collections import deque
 from collections.abc import AsyncIterable, Iterable, Sized
 from typing import TYPE_CHECKING, Any, Final
 
 from fanout.backends import AttemptError
 from fanout.envelope import build, describe_chunk, read
-from fanout.errors import DecodeError, UsageError
+from fanout.errors import BackendError, DecodeError, UsageError
 from fanout.events import (
     Action,
     AttemptAnswered,
@@ -94,11 +97,15 @@ class Engine:
 
         self._iterator: Iterator[Any] | None = None  # of an ordinary input, until it ends
         self._is_pulling = False
+        self._is_to_pull = False
+        self._closing: asyncio.Task[None] | None = None  # the input's, once it closes the input
         self._pulled = 0
         self._chunks: dict[int, Any] = {}  # of unsettled tasks
         self._environments: dict[str, Environment] = {}
-        self._attempts: dict[int, asyncio.Task[None]] = {}
-        self._background: set[asyncio.Task[None]] = set()
+        self._attempts: dict[int, asyncio.Task[None]] = {}  # those that the scheduler waits for
+        self._background: set[asyncio.Task[None]] = set()  # the input, and attempts given up
+        self._events: deque[Event] = deque()
+        self._is_feeding = False
         self._timer: asyncio.TimerHandle | None = None
         self._wanted = asyncio.Event()
         self._finished = asyncio.Event()
@@ -108,37 +115,54 @@ class Engine:
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
-        self._tell(
-            RunStarted(
-                run=self._run,
-                kernel=self._spec.name,
-                backend=self._backend.name,
-                concurrency=self._backend.concurrency,
-                total=len(self._input) if isinstance(self._input, Sized) else None,
+        source = self._input
+        total = len(source) if isinstance(source, Sized) else None
+        iterator = None if isinstance(source, AsyncIterable) else iter(source)
+        try:
+            self._tell(
+                RunStarted(
+                    run=self._run,
+                    kernel=self._spec.name,
+                    backend=self._backend.name,
+                    concurrency=self._backend.concurrency,
+                    total=total,
+                )
             )
-        )
-        if isinstance(self._input, AsyncIterable):
-            self._spawn(self._pull_async(self._input), "input")
+        except BaseException as error:
+            self._tell_end(error)
+            raise
+        if isinstance(source, AsyncIterable):
+            task = self._loop.create_task(self._pull_async(source), name="fanout input")
+            self._background.add(task)
+            task.add_done_callback(self._input_ended)
         else:
-            self._iterator = iter(self._input)
+            self._iterator = iterator
             self._loop.call_soon(self._pull)
         return self
 
     async def __aexit__(self, _: object, error: BaseException | None, __: object) -> None:
         self._iterator = None
+        self._input = ()  # a generator that nobody else holds is closed by this
         self._feed(Cancelled())
         if self._timer is not None:
             self._timer.cancel()
         tasks = [*self._background, *self._attempts.values()]
         for task in tasks:
-            task.cancel()
+            # What is cleaning up already shall not be disturbed.
+            if not task.cancelling() and task is not self._closing:
+                task.cancel()
         # Attempts that are given up stop their workers before they end, so this waits for them,
         # even when the caller is cancelled meanwhile.
         cancelled = await _join(tasks)
         self._chunks.clear()
-        self._tell(RunEnded(self._error or error))
-        if cancelled is not None and error is None:
-            raise cancelled
+        # Whoever cancels a task expects it to end so, whatever else went wrong in it.
+        if cancelled is not None and (error is None or isinstance(error, Exception)):
+            error = cancelled
+        try:
+            self._tell_end(error)
+        finally:
+            if isinstance(error, asyncio.CancelledError):
+                raise error
 
     async def finished(self) -> None:
         """Wait for the end of the run.
@@ -167,6 +191,20 @@ class Engine:
     # ---- events in, actions out ----
 
     def _feed(self, event: Event) -> None:
+        self._events.append(event)
+        if self._is_feeding:
+            return  # an action led to this, as it can where tasks start eagerly: in its turn
+        self._is_feeding = True
+        try:
+            while self._events:
+                self._handle(self._events.popleft())
+        finally:
+            self._is_feeding = False
+        if self._scheduler.wanted:
+            self._wanted.set()
+            self._pull()
+
+    def _handle(self, event: Event) -> None:
         if self._scheduler.is_finished:
             return
         try:
@@ -175,17 +213,17 @@ class Engine:
                 self._tell(action)
                 self._perform(action)
         except Exception as error:  # noqa: BLE001  # an observer raised: the caller shall know
-            self._abort(error)
-        if self._scheduler.wanted:
-            self._wanted.set()
-            self._pull()
+            self._error = self._error or error
+            for action in self._scheduler.handle(Cancelled(), self._loop.time()):
+                self._perform(action)
+            self._finish()
 
     def _perform(self, action: Action) -> None:
         match action:
             case Launch(attempt=number, tasks=tasks):
                 task = self._loop.create_task(self._attempt(number, tasks))
                 self._attempts[number] = task
-                task.add_done_callback(self._ended)
+                task.add_done_callback(functools.partial(self._attempt_ended, number))
             case Deliver(outcomes=outcomes):
                 for outcome in outcomes:
                     chunk = self._chunks.pop(outcome.index, None)
@@ -195,7 +233,8 @@ class Engine:
                         )
                 self._deliver(outcomes)
             case Ignore(attempt=number):
-                if (running := self._attempts.get(number)) is not None:
+                if (running := self._attempts.pop(number, None)) is not None:
+                    self._background.add(running)
                     running.cancel()
             case WakeAt(at_s=at_s):
                 if self._timer is not None:
@@ -203,7 +242,8 @@ class Engine:
                 self._timer = self._loop.call_at(at_s, self._feed, Ticked())
             case Finish(failure=failure):
                 if failure is not None and self._error is None:
-                    self._error = failure.error
+                    message = failure.detail or failure.kind.value
+                    self._error = failure.error or BackendError(message)
                 self._finish()
             case Retry():
                 pass
@@ -212,13 +252,17 @@ class Engine:
         for observer in self._observers:
             observer(event)
 
+    def _tell_end(self, error: BaseException | None) -> None:
+        """Tell every observer, even when another one raises: it may have a display to close."""
+        with contextlib.ExitStack() as stack:
+            for observer in reversed(self._observers):
+                stack.callback(observer, RunEnded(error))
+
     def _abort(self, error: BaseException) -> None:
         """End the run because of something that is not the affair of a task."""
-        if self._error is None:
-            self._error = error
-        for action in self._scheduler.handle(Cancelled(), self._loop.time()):
-            self._perform(action)
-        self._finish()
+        if not self._scheduler.is_finished:
+            self._error = self._error or error
+            self._feed(Cancelled())
 
     def _finish(self) -> None:
         if not self._finished.is_set():
@@ -227,83 +271,119 @@ class Engine:
 
     # ---- tasks of asyncio ----
 
-    def _spawn(self, work: Any, name: str) -> None:
-        task = self._loop.create_task(work, name=f"fanout {name}")
-        self._background.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _input_ended(self, task: asyncio.Task[None]) -> None:
         self._background.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._abort(error)
+        if not task.cancelled():
+            self._check(task)
+        elif not self._scheduler.is_finished:  # so it was not us
+            self._abort(asyncio.CancelledError("something cancelled the input of fanout"))
+
+    def _attempt_ended(self, number: int, task: asyncio.Task[None]) -> None:
+        self._background.discard(task)
+        is_wanted = self._attempts.pop(number, None) is not None
+        if not task.cancelled():
+            self._check(task)
+        elif is_wanted:  # so it was not us: the backend, or someone who cancels all there is
+            detail = "was given up: its attempt was cancelled from outside"
+            failure = Failure(kind=FailureKind.CRASHED, detail=detail)
+            self._feed(AttemptFailed(number, failure))
+
+    def _check(self, task: asyncio.Task[None]) -> None:
+        """End the run if a task ended with an error, which none should."""
+        if (error := task.exception()) is None:
+            return
+        if self._scheduler.is_finished and self._error is None:
+            message = "fanout: an error after the end of a run"
+            self._loop.call_exception_handler({"message": message, "exception": error})
+        self._abort(error)
 
     def _pull(self) -> None:
         """Offer chunks of an ordinary iterator, as many as the scheduler wants."""
-        if self._is_pulling or self._iterator is None:
+        if self._is_pulling or self._is_to_pull:
             return
         self._is_pulling = True  # what is fed below comes back here
         try:
             while self._iterator is not None and (wanted := self._scheduler.wanted):
                 if not self._pull_slice(self._iterator, wanted):
                     # The slice is over: finished work comes first, then the next one.
-                    self._loop.call_soon(self._pull)
+                    self._is_to_pull = True
+                    self._loop.call_soon(self._pull_on)
                     return
-        except Exception as error:  # noqa: BLE001  # of the caller's own code
-            self._input_failed(error)
         finally:
             self._is_pulling = False
+
+    def _pull_on(self) -> None:
+        self._is_to_pull = False
+        self._pull()
 
     def _pull_slice(self, iterator: Iterator[Any], wanted: int) -> bool:
         """Pull up to `wanted` chunks; False if that took so long that others should have a turn."""
         until_s = self._loop.time() + _SLICE_S
-        first, count = self._pulled, 0
-        with _noted(first):
+        count, failed = 0, None
+        try:
             for chunk in itertools.islice(iterator, wanted):
-                self._chunks[first + count] = chunk
+                self._chunks[self._pulled + count] = chunk
                 count += 1
                 if self._loop.time() >= until_s:
                     break
             else:
                 if count < wanted:
                     self._iterator = None
-        if count:
-            self._pulled += count
-            self._feed(Offered(first, count))
+        except BaseException as error:  # noqa: BLE001  # of the caller's own code
+            failed = error
+        if failed is None or self._drains:
+            self._offer(count)
+        if failed is not None:
+            self._input_failed(failed, self._pulled if self._drains else self._pulled + count)
+            return True
         if self._iterator is None:
             self._feed(InputEnded())
             return True
         return self._loop.time() < until_s
 
+    def _offer(self, count: int) -> None:
+        if count:
+            self._pulled += count
+            self._feed(Offered(self._pulled - count, count))
+
     async def _pull_async(self, source: AsyncIterable[Any]) -> None:
         """Offer chunks of an async iterator, as long as the scheduler wants some."""
         iterator = aiter(source)
         try:
-            while True:
-                while not self._scheduler.wanted:
+            while not self._scheduler.is_finished:
+                if not self._scheduler.wanted:
                     self._wanted.clear()
                     await self._wanted.wait()
+                    continue
                 try:
-                    with _noted(self._pulled):
-                        self._chunks[self._pulled] = await anext(iterator)
+                    self._chunks[self._pulled] = await anext(iterator)
                 except StopAsyncIteration:
                     break
-                except Exception as error:  # noqa: BLE001  # of the caller's own code
-                    self._input_failed(error)
+                except BaseException as error:  # noqa: BLE001  # of the caller's own code
+                    self._input_failed(error, self._pulled)
                     return
-                self._pulled += 1
-                self._feed(Offered(self._pulled - 1, 1))
+                self._offer(1)
         finally:
+            self._closing = asyncio.current_task()
             if (close := getattr(iterator, "aclose", None)) is not None:
                 await close()
         self._feed(InputEnded())
 
-    def _input_failed(self, error: Exception) -> None:
-        if not self._drains:
-            self._abort(error)
-            return
+    def _input_failed(self, error: BaseException, given: int) -> None:
+        """End the run with what the input raised, at once or when the tasks so far are done."""
         self._iterator = None
-        self._error = error
-        self._feed(InputEnded())
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            self._abort(error)
+            raise error  # asyncio ends the loop with these
+        if self._scheduler.is_finished:
+            return  # it was cancelled because the run is over
+        where = f"after chunk {given - 1}" if given else "before its first chunk"
+        error.add_note(f"raised by the input of fanout, {where}")
+        if self._drains and isinstance(error, Exception):
+            self._error = error
+            self._feed(InputEnded())
+        else:
+            self._abort(error)
 
     async def _attempt(self, number: int, tasks: Sequence[int]) -> None:
         """Carry one attempt to the backend and its reply to the scheduler."""
@@ -333,27 +413,8 @@ class Engine:
         except DecodeError as error:
             detail = f"sent a reply that can't be read ({error})"
             answer = AttemptFailed(number, Failure(kind=FailureKind.CRASHED, detail=detail))
-        finally:
-            self._attempts.pop(number, None)
+        self._attempts.pop(number, None)
         self._feed(answer)
-
-
-class _noted:  # noqa: N801  # reads as a word: with _noted(first)
-    """Says of an exception of the caller's own iterator where it came from."""
-
-    def __init__(self, first: int) -> None:
-        self._first = first
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        if isinstance(error, Exception):
-            error.add_note(
-                f"raised by the input of fanout, after it gave chunk {self._first - 1} or later"
-                if self._first
-                else "raised by the input of fanout"
-            )
 
 
 async def _join(tasks: Sequence[asyncio.Task[None]]) -> asyncio.CancelledError | None:
@@ -377,8 +438,8 @@ def checked_input(chunks: object) -> Iterable[Any] | AsyncIterable[Any]:
     """
     if isinstance(chunks, str | bytes):
         msg = (
-            f"chunks is a {type(chunks).__name__}, and would be mapped over one character at a time: "
-            "pass [chunks] for one task, or list(chunks) if that is what you want"
+            f"chunks is a {type(chunks).__name__}, and would be mapped over one character at a "
+            "time: pass [chunks] for one task, or list(chunks) if that is what you want"
         )
         raise UsageError(msg)
     if not isinstance(chunks, Iterable | AsyncIterable):

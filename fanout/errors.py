@@ -25,13 +25,25 @@ library: the worker uses these classes too.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class FanoutError(Exception):
     """Base of every error that fanout itself raises."""
 
     may_retry: ClassVar[bool] = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as it is: constructors here take other arguments than the message."""
+        return _restored, (type(self), self.args, self.__dict__)
+
+
+def _restored(
+    kind: type[FanoutError], args: tuple[object, ...], state: dict[str, object]
+) -> FanoutError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(state)
+    return error
 
 
 class UsageError(FanoutError):

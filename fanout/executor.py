@@ -6,27 +6,22 @@ once; `fanout.sync` is the same for code without an event loop.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import math
 import random
 import secrets
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Sized
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypedDict, TypeVar, TypeVarTuple, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, TypeVarTuple, overload
 
 from fanout import config
 from fanout.backends.local import Local
 from fanout.engine import Engine, checked_input
 from fanout.errors import UsageError
-from fanout.events import Deliver, Launch, Retry
 from fanout.grouping import Grouping, GroupPolicy
 from fanout.kernel import prepare
-from fanout.retry import RetryPolicy
+from fanout.options import MapOptions, check
+from fanout.outcomes import Meter, OutcomeStream, Run
 from fanout.scheduler import Scheduler
-from fanout.tasks import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Callable, Iterable, Sequence
@@ -35,124 +30,11 @@ if TYPE_CHECKING:
 
     from fanout.backends import Backend
     from fanout.events import RunEvent
+    from fanout.tasks import Outcome
 
 T = TypeVar("T")
 R = TypeVar("R")
 Ts = TypeVarTuple("Ts")
-
-
-class MapOptions(TypedDict, total=False):
-    """Options of `map`, `starmap`, `run` and `stream`.
-
-    Keys:
-        timeout_s: How long a task may run, seconds; it is then stopped and fails with
-            `TaskTimeoutError`. No limit by default.
-        retry: When a failed task is tried again; see `RetryPolicy`.
-        group: Tasks in one attempt. By default small tasks are grouped by measured time.
-        codec: "auto", or "safe" to refuse pickle in both directions (the kernel must then be
-            importable by the worker).
-        progress: Show progress on stderr. By default as `FANOUT_PROGRESS` says, and that is yes;
-            nothing is shown of a run that ends within half a second.
-        on_event: Called with every event of the run, in order; see `fanout.events`.
-    """
-
-    timeout_s: float | None
-    retry: RetryPolicy
-    group: int | None
-    codec: Literal["auto", "safe"]
-    progress: bool | None
-    on_event: Callable[[RunEvent], None] | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Run(Generic[R]):
-    """A map that has ended.
-
-    Attributes:
-        id: Identifies it.
-        kernel: Name of the kernel.
-        backend: Name of the backend.
-        outcomes: One for each chunk, in the order of the input.
-        attempts: How many attempts were launched.
-        retries: How many times a task was sent again.
-        makespan_s: From the first launch to the last outcome, seconds.
-    """
-
-    id: str
-    kernel: str
-    backend: str
-    outcomes: list[Outcome[R]] = field(repr=False)
-    attempts: int
-    retries: int
-    makespan_s: float
-
-    @property
-    def kernel_s(self) -> float:
-        """Time inside the kernel, summed over all tasks, seconds."""
-        return math.fsum(outcome.kernel_s for outcome in self.outcomes)
-
-    @property
-    def failures(self) -> list[Outcome[R]]:
-        """The outcomes that are errors."""
-        return [outcome for outcome in self.outcomes if outcome.error is not None]
-
-    @property
-    def results(self) -> list[R]:
-        """What the kernel returned for each chunk, in the order of the input.
-
-        Raises:
-            Exception: The first task's error, if any failed.
-        """
-        return [outcome.result() for outcome in self.outcomes]
-
-
-class OutcomeStream(AsyncIterator[Outcome[R]]):
-    """The outcomes of a run as they come; see `Executor.stream`."""
-
-    def __init__(self) -> None:
-        self._engine: Engine | None = None
-        self._ready: deque[Outcome[R]] = deque()
-        self._arrived = asyncio.Event()
-        self._taken = 0
-
-    def _put(self, outcomes: Sequence[Outcome[R]]) -> None:
-        self._ready.extend(outcomes)
-        self._arrived.set()
-
-    async def __anext__(self) -> Outcome[R]:
-        """Wait for the next outcome."""
-        assert self._engine is not None
-        while not self._ready:
-            self._report_taken()
-            if self._ready:
-                break
-            if self._engine.is_finished:
-                await self._engine.finished()
-                raise StopAsyncIteration
-            self._arrived.clear()
-            await self._arrived.wait()
-        outcome = self._ready.popleft()
-        self._taken += 1
-        if self._taken > len(self._ready) // 8:  # often enough that the input keeps flowing
-            self._report_taken()
-        return outcome
-
-    async def batch(self) -> list[Outcome[R]]:
-        """Wait for the next outcome; return it and all others that are there; empty at the end."""
-        try:
-            outcomes = [await anext(self)]
-        except StopAsyncIteration:
-            return []
-        outcomes += self._ready
-        self._taken += len(self._ready)
-        self._ready.clear()
-        self._report_taken()
-        return outcomes
-
-    def _report_taken(self) -> None:
-        if self._taken and self._engine is not None:
-            taken, self._taken = self._taken, 0
-            self._engine.consumed(taken)
 
 
 class Executor:
@@ -289,7 +171,7 @@ class Executor:
         def keep(batch: Sequence[Outcome[R]]) -> None:
             outcomes.update((outcome.index, outcome) for outcome in batch)
 
-        meter = _Meter()
+        meter = Meter()
         engine, run = self._engine(kernel, chunks, keep, options, observers=[meter])
         async with engine:
             await engine.finished()
@@ -319,8 +201,8 @@ class Executor:
                     print(outcome.index, outcome.result())
 
         The input may be endless: only as many chunks are pulled ahead of what you have taken as the
-        workers need to stay busy. Failed tasks are outcomes, too, and don't end the run. Leaving the
-        block ends it.
+        workers need to stay busy. Failed tasks are outcomes, too, and don't end the run. Leaving
+        the block ends it.
 
         Args:
             kernel: As for `map`.
@@ -359,8 +241,8 @@ class Executor:
         )
         async with engine:
             await engine.finished()
-        if failed and not return_exceptions:
-            raise failed[0]
+            if failed and not return_exceptions:
+                raise failed[0]
         return [results[index] for index in range(len(results))]
 
     def _engine(
@@ -380,7 +262,7 @@ class Executor:
             raise UsageError(
                 "this executor is not open: use it as `async with fanout.Executor() as ex:`"
             )
-        _check(options)
+        check(options)
         source = checked_input(chunks)
         is_safe = options.get("codec", "auto") == "safe"
         timeout_s = options.get("timeout_s")
@@ -421,53 +303,3 @@ class Executor:
         if (on_event := options.get("on_event")) is not None:
             observers.append(on_event)
         return observers
-
-
-class _Meter:
-    """Counts what a `Run` tells."""
-
-    def __init__(self) -> None:
-        self.attempts = 0
-        self.retries = 0
-        self._first_s: float | None = None
-        self._last_s = 0.0
-
-    @property
-    def makespan_s(self) -> float:
-        return 0.0 if self._first_s is None else self._last_s - self._first_s
-
-    def __call__(self, event: RunEvent) -> None:
-        match event:
-            case Launch():
-                self.attempts += 1
-                if self._first_s is None:
-                    self._first_s = self._last_s = time.perf_counter()
-            case Deliver():
-                self._last_s = time.perf_counter()
-            case Retry(tasks=tasks):
-                self.retries += len(tasks)
-
-
-def _check(options: MapOptions) -> None:
-    """Refuse what the type checker would have refused, and what only the value shows."""
-    unknown = sorted(set(options) - set(MapOptions.__annotations__))
-    if unknown:
-        msg = f"unknown option {unknown[0]!r}: there are {', '.join(MapOptions.__annotations__)}"
-        raise UsageError(msg)
-    timeout_s = options.get("timeout_s")
-    if timeout_s is not None and not (
-        isinstance(timeout_s, int | float) and 0 < timeout_s < math.inf
-    ):
-        msg = f"timeout_s={timeout_s!r} must be a number of seconds above 0 (or None: no limit)"
-        raise UsageError(msg)
-    if options.get("codec", "auto") not in {"auto", "safe"}:
-        msg = f"codec={options.get('codec')!r} must be 'auto' or 'safe'"
-        raise UsageError(msg)
-    retry = options.get("retry")
-    if retry is not None and not isinstance(retry, RetryPolicy):
-        msg = f"retry={retry!r} must be a fanout.RetryPolicy, as in RetryPolicy(max_attempts=5)"
-        raise UsageError(msg)
-    on_event = options.get("on_event")
-    if on_event is not None and not callable(on_event):
-        msg = f"on_event={on_event!r} must be a function of one argument, the event"
-        raise UsageError(msg)

@@ -172,7 +172,7 @@ def _why_not(function: Any, error: EncodeError) -> str:
         try:
             encode(value)
         except EncodeError as inner:
-            return f"its variable {variable!r} holds {inner}"
+            return f"it uses the variable {variable!r}, and {inner}"
     return str(error)
 
 

@@ -7,7 +7,8 @@
             for outcome in outcomes: ...
 
 An event loop in a thread of its own does the work, so this also runs where a loop is running
-already, such as a notebook; the caller is blocked meanwhile. Ctrl-C ends the run, not only the wait.
+already, such as a notebook; the caller is blocked meanwhile. Ctrl-C ends the run, not only the
+wait.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
     from typing import Self, Unpack
 
     from fanout.backends import Backend
-    from fanout.executor import MapOptions, OutcomeStream, Run
+    from fanout.options import MapOptions
+    from fanout.outcomes import OutcomeStream, Run
     from fanout.tasks import Outcome
 
 T = TypeVar("T")

@@ -13,10 +13,10 @@ import select
 import signal
 import sys
 import threading
+from typing import TYPE_CHECKING
 
 from fanout.wire import FrameReader, Message, frame, joined
 from fanout.worker import Worker
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import socket

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -17,6 +17,9 @@ from PIL import Image
 import fanout
 from fanout.cli import _COMMANDS
 from fanout.kernels.mandelbrot import Band, View, rows
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 KERNELS = """
 import os, time

@@ -40,7 +40,9 @@ def run(command: list[str], cwd: Path, **options: object) -> str:
 def test_readme_has_no_block_that_no_test_knows() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert {language for language, _ in BLOCK.findall(text)} == {"python", "console"}
-    commands = [line for code in blocks("console") for line in code.splitlines() if line[:2] == "$ "]
+    commands = [
+        line for code in blocks("console") for line in code.splitlines() if line[:2] == "$ "
+    ]
     assert commands == [
         "$ make demo",  # test_make_demo_renders_the_picture
         "$ pip install .",  # tests/test_packaging.py installs the wheel

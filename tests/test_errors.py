@@ -22,10 +22,10 @@ from fanout.errors import (
     WorkerCrashedError,
 )
 
-ALL = {
+ALL: dict[str, type[FanoutError]] = {
     name: kind
     for name, kind in vars(errors).items()
-    if inspect.isclass(kind) and issubclass(kind, Exception)
+    if inspect.isclass(kind) and issubclass(kind, FanoutError)
 }
 
 

@@ -233,7 +233,7 @@ async def test_a_python_that_cannot_start_workers_is_a_clear_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    with pytest.raises(fanout.errors.BackendError, match="never reached a worker.*exited with"):
+    with pytest.raises(fanout.errors.BackendError, match=r"never reached a worker.*exited with"):
         await fanout.map(square, [1])
 
 

@@ -124,7 +124,8 @@ def test_an_empty_input_finishes_at_once() -> None:
 def test_nothing_follows_the_finish() -> None:
     bench = Bench()
     bench.feed(InputEnded())
-    for event in [Ticked(), Offered(0, 1), Cancelled(), Consumed(1), AttemptStarted(0)]:
+    late: list[Event] = [Ticked(), Offered(0, 1), Cancelled(), Consumed(1), AttemptStarted(0)]
+    for event in late:
         assert bench.feed(event) == []
     assert bench.scheduler.wanted == 0
 
@@ -260,7 +261,7 @@ def test_a_kernels_exception_is_retried_if_the_policy_names_it() -> None:
     bench.offer(1)
     for attempt in range(2):
         bench.answer(attempt, Outcome(0, error=ConnectionError("refused")))
-    last = Outcome(0, error=ConnectionError("the last"), attempts=3)
+    last: Outcome[Any] = Outcome(0, error=ConnectionError("the last"), attempts=3)
     assert bench.answer(2, last) == [Deliver([last]), Finish(None)]
 
 

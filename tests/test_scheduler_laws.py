@@ -1,8 +1,8 @@
 """The laws of the scheduler, under any interleaving of answers, failures, losses and late replies.
 
-`Laws` is a state machine of Hypothesis. It plays the backend, the input, the consumer and the clock,
-and keeps books of its own from the actions alone: what is in flight is what this backend was told
-to run, not what the scheduler believes. A second scheduler with the same seed is fed the same
+`Laws` is a state machine of Hypothesis. It plays the backend, the input, the consumer and the
+clock, and keeps books of its own from the actions alone: what is in flight is what this backend was
+told to run, not what the scheduler believes. A second scheduler with the same seed is fed the same
 events. The tests after it drive whole runs, with a backend that is unkind, but not for ever.
 """
 

@@ -88,8 +88,7 @@ def notebook(*cells: str) -> list[str]:
 
 def _shown(outputs: list[Any]) -> str:
     return "".join(
-        output.get("text", "") or output.get("data", {}).get("text/plain", "")
-        for output in outputs
+        output.get("text", "") or output.get("data", {}).get("text/plain", "") for output in outputs
     )
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, assert_type
 
 import numpy as np
+from numpy.typing import NDArray
 
 import fanout
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
-
-    from numpy.typing import NDArray
 
 
 def length(chunk: str) -> int:

@@ -1,7 +1,7 @@
 """The command `fanout`: its commands, and how they report errors.
 
-Data goes to stdout; messages and progress go to stderr. Exit code 0: done; 1: tasks failed; 2: the call
-was wrong; 130: interrupted. Each command is a module of its own, imported when it is used.
+Data goes to stdout; messages and progress go to stderr. Exit code 0: done; 1: tasks failed; 2: the
+call was wrong; 130: interrupted. Each command is a module of its own, imported when it is used.
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ from fanout.cli import Command, cli
     cls=Command,
     short_help="Print the script for completion in your shell.",
     examples=(
-        'echo \'eval "$(fanout completion bash)"\' >> ~/.bashrc\n'
-        'echo \'eval "$(fanout completion zsh)"\' >> ~/.zshrc\n'
+        "echo 'eval \"$(fanout completion bash)\"' >> ~/.bashrc\n"
+        "echo 'eval \"$(fanout completion zsh)\"' >> ~/.zshrc\n"
         "fanout completion fish > ~/.config/fish/completions/fanout.fish"
     ),
 )

@@ -14,8 +14,8 @@ from fanout.errors import UsageError
 from fanout.picture import DEFAULT_PALETTE
 
 if TYPE_CHECKING:
-    from fanout.executor import Run
     from fanout.kernels.mandelbrot import Band, View
+    from fanout.outcomes import Run
 
 # Counts in the outcomes, colours by band, colours in one array, and what the encoder takes.
 _BYTES_PER_PIXEL: Final = 4 + 3 + 3 + 3
@@ -62,7 +62,9 @@ def _pixels(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int
     help="Repetitions before giving up.",
 )
 @click.option("--centre", type=float, nargs=2, metavar="RE IM", help="Centre in the plane.")
-@click.option("--width", type=float, metavar="W", help="Width in the plane.  [default: the whole set]")
+@click.option(
+    "--width", type=float, metavar="W", help="Width in the plane.  [default: the whole set]"
+)
 @click.option(
     "--palette",
     default=DEFAULT_PALETTE,

@@ -7,12 +7,12 @@ import contextlib
 import dataclasses
 import difflib
 import importlib
-import io
 import json
 import os
 import stat
 import sys
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
@@ -72,8 +72,8 @@ def command(
     """Run MODULE:KERNEL on every chunk of a file, and write a line for each result.
 
     A line of the output is {"index": 0, "result": …}, or {"index": 0, "error": {"type": …,
-    "message": …}} for a task that failed. Modules are found from the current folder. Exit code 1 if a
-    task failed.
+    "message": …}} for a task that failed. Modules are found from the current folder. Exit code 1 if
+    a task failed.
     """
     from fanout.backends.local import Local
     from fanout.retry import RetryPolicy
@@ -135,7 +135,8 @@ def _line(outcome: Outcome[Any]) -> tuple[str, bool]:
             return json.dumps(record, default=_as_json, allow_nan=False), True
         except ValueError:
             error = ValueError(
-                "the result holds NaN or an infinity, which JSON can't express: return None or a text"
+                "the result holds NaN or an infinity, which JSON can't express: "
+                "return None or a text"
             )
         except TypeError as problem:
             error = problem
@@ -163,7 +164,7 @@ def _kernel(name: str) -> Callable[..., Any]:
     if not module_name or not qualname:
         msg = f"kernel {name!r} must be MODULE:KERNEL, as in mymodule:simulate"
         raise UsageError(msg)
-    if (here := str(os.getcwd())) not in sys.path:  # noqa: PTH109
+    if (here := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, here)
     try:
         found: Any = importlib.import_module(module_name)
@@ -187,7 +188,7 @@ def _source(name: str, files: contextlib.ExitStack) -> Iterable[Any] | AsyncIter
             return _chunks(sys.stdin, "stdin")
         return _chunks_of_a_pipe(sys.stdin)
     try:
-        return _chunks(files.enter_context(open(name, encoding="utf-8")), name)
+        return _chunks(files.enter_context(Path(name).open(encoding="utf-8")), name)
     except OSError as error:
         msg = f"chunks can't be read from {name}: {error.strerror}"
         raise UsageError(msg) from error
@@ -197,13 +198,13 @@ def _target(name: str | None, files: contextlib.ExitStack) -> TextIO:
     if name is None:
         return sys.stdout
     try:
-        return files.enter_context(open(name, "w", encoding="utf-8"))
+        return files.enter_context(Path(name).open("w", encoding="utf-8"))
     except OSError as error:
         msg = f"results can't be written to {name}: {error.strerror}"
         raise UsageError(msg) from error
 
 
-def _chunks(file: io.TextIOBase | TextIO, name: str) -> Iterator[Any]:
+def _chunks(file: TextIO, name: str) -> Iterator[Any]:
     for number, line in enumerate(file, start=1):
         if line.strip():
             yield _chunk(line, number, name)

@@ -17,13 +17,16 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from typing import TYPE_CHECKING
 
 import joblib
 import numpy as np
 
 import fanout
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 WORKERS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

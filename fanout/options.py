@@ -1,0 +1,62 @@
+"""The options of a map: their types, and the refusal of those that make no sense."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Literal, TypedDict
+
+from fanout.errors import UsageError
+from fanout.retry import RetryPolicy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fanout.events import RunEvent
+
+
+class MapOptions(TypedDict, total=False):
+    """Options of `map`, `starmap`, `run` and `stream`.
+
+    Keys:
+        timeout_s: How long a task may run, seconds; it is then stopped and fails with
+            `TaskTimeoutError`. No limit by default.
+        retry: When a failed task is tried again; see `RetryPolicy`.
+        group: Tasks in one attempt. By default small tasks are grouped by measured time.
+        codec: "auto", or "safe" to refuse pickle in both directions (the kernel must then be
+            importable by the worker).
+        progress: Show progress on stderr. By default as `FANOUT_PROGRESS` says, and that is yes;
+            nothing is shown of a run that ends within half a second.
+        on_event: Called with every event of the run, in order; see `fanout.events`.
+    """
+
+    timeout_s: float | None
+    retry: RetryPolicy
+    group: int | None
+    codec: Literal["auto", "safe"]
+    progress: bool | None
+    on_event: Callable[[RunEvent], None] | None
+
+
+def check(options: MapOptions) -> None:
+    """Refuse what the type checker would have refused, and what only the value shows."""
+    unknown = sorted(set(options) - set(MapOptions.__annotations__))
+    if unknown:
+        msg = f"unknown option {unknown[0]!r}: there are {', '.join(MapOptions.__annotations__)}"
+        raise UsageError(msg)
+    timeout_s = options.get("timeout_s")
+    if timeout_s is not None and not (
+        isinstance(timeout_s, int | float) and 0 < timeout_s < math.inf
+    ):
+        msg = f"timeout_s={timeout_s!r} must be a number of seconds above 0 (or None: no limit)"
+        raise UsageError(msg)
+    if options.get("codec", "auto") not in {"auto", "safe"}:
+        msg = f"codec={options.get('codec')!r} must be 'auto' or 'safe'"
+        raise UsageError(msg)
+    retry = options.get("retry")
+    if retry is not None and not isinstance(retry, RetryPolicy):
+        msg = f"retry={retry!r} must be a fanout.RetryPolicy, as in RetryPolicy(max_attempts=5)"
+        raise UsageError(msg)
+    on_event = options.get("on_event")
+    if on_event is not None and not callable(on_event):
+        msg = f"on_event={on_event!r} must be a function of one argument, the event"
+        raise UsageError(msg)

@@ -1,0 +1,140 @@
+"""What callers get back: a `Run` that has ended, or an `OutcomeStream` of one that goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from fanout.events import Deliver, Launch, Retry
+from fanout.tasks import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fanout.engine import Engine
+    from fanout.events import RunEvent
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run(Generic[R]):
+    """A map that has ended.
+
+    Attributes:
+        id: Identifies it.
+        kernel: Name of the kernel.
+        backend: Name of the backend.
+        outcomes: One for each chunk, in the order of the input.
+        attempts: How many attempts were launched.
+        retries: How many times a task was sent again.
+        makespan_s: From the first launch to the last outcome, seconds.
+    """
+
+    id: str
+    kernel: str
+    backend: str
+    outcomes: list[Outcome[R]] = field(repr=False)
+    attempts: int
+    retries: int
+    makespan_s: float
+
+    @property
+    def kernel_s(self) -> float:
+        """Time inside the kernel, summed over all tasks, seconds."""
+        return math.fsum(outcome.kernel_s for outcome in self.outcomes)
+
+    @property
+    def failures(self) -> list[Outcome[R]]:
+        """The outcomes that are errors."""
+        return [outcome for outcome in self.outcomes if outcome.error is not None]
+
+    @property
+    def results(self) -> list[R]:
+        """What the kernel returned for each chunk, in the order of the input.
+
+        Raises:
+            Exception: The first task's error, if any failed.
+        """
+        return [outcome.result() for outcome in self.outcomes]
+
+
+class Meter:
+    """Counts what a `Run` tells."""
+
+    def __init__(self) -> None:
+        self.attempts = 0
+        self.retries = 0
+        self._first_s: float | None = None
+        self._last_s = 0.0
+
+    @property
+    def makespan_s(self) -> float:
+        """From the first launch to the last outcome, seconds."""
+        return 0.0 if self._first_s is None else self._last_s - self._first_s
+
+    def __call__(self, event: RunEvent) -> None:
+        """Take note of an event."""
+        match event:
+            case Launch():
+                self.attempts += 1
+                if self._first_s is None:
+                    self._first_s = self._last_s = time.perf_counter()
+            case Deliver():
+                self._last_s = time.perf_counter()
+            case Retry(tasks=tasks):
+                self.retries += len(tasks)
+
+
+class OutcomeStream(AsyncIterator[Outcome[R]]):
+    """The outcomes of a run as they come; see `Executor.stream`."""
+
+    def __init__(self) -> None:
+        self._engine: Engine | None = None
+        self._ready: deque[Outcome[R]] = deque()
+        self._arrived = asyncio.Event()
+        self._taken = 0
+
+    def _put(self, outcomes: Sequence[Outcome[R]]) -> None:
+        self._ready.extend(outcomes)
+        self._arrived.set()
+
+    async def __anext__(self) -> Outcome[R]:
+        """Wait for the next outcome."""
+        assert self._engine is not None
+        while not self._ready:
+            self._report_taken()
+            if self._ready:
+                break
+            if self._engine.is_finished:
+                await self._engine.finished()
+                raise StopAsyncIteration
+            self._arrived.clear()
+            await self._arrived.wait()
+        outcome = self._ready.popleft()
+        self._taken += 1
+        if self._taken > len(self._ready) // 8:  # often enough that the input keeps flowing
+            self._report_taken()
+        return outcome
+
+    async def batch(self) -> list[Outcome[R]]:
+        """Wait for the next outcome; return it and all others that are there; empty at the end."""
+        try:
+            outcomes = [await anext(self)]
+        except StopAsyncIteration:
+            return []
+        outcomes += self._ready
+        self._taken += len(self._ready)
+        self._ready.clear()
+        self._report_taken()
+        return outcomes
+
+    def _report_taken(self) -> None:
+        if self._taken and self._engine is not None:
+            taken, self._taken = self._taken, 0
+            self._engine.consumed(taken)

@@ -96,8 +96,12 @@ def encode(
         EncodeError: The value, or something in it, has no encoding; names the type.
     """
     encoder = _Encoder(is_safe=is_safe, by_value=by_value)
-    with _translated(value):
+    try:
         return Encoded(_text(encoder.tree(value)).encode("ascii"), encoder.buffers)
+    except EncodeError:
+        raise
+    except Exception as error:
+        raise _translated(value, error) from error
 
 
 def decode(encoded: Encoded, *, is_safe: bool = False) -> Any:
@@ -141,12 +145,14 @@ class ListEncoder:
         kept = len(self._encoder.buffers)
         text = "null"
         try:
-            with _translated(value):
-                text = _text(self._encoder.tree(value))
-        except BaseException:
-            del self._encoder.buffers[kept:]
+            text = _text(self._encoder.tree(value))
+        except EncodeError:
             raise
+        except Exception as error:
+            raise _translated(value, error) from error
         finally:  # whatever happened, later elements keep their positions
+            if text == "null":
+                del self._encoder.buffers[kept:]
             self._texts.append(text)
 
     def finish(self) -> Encoded:
@@ -172,7 +178,7 @@ def decode_each(
             try:
                 body = json.dumps(tree).encode("ascii")
                 values[position] = decode(Encoded(body, encoded.buffers), is_safe=is_safe)
-            except DecodeError as error:
+            except (DecodeError, RecursionError) as error:
                 errors[position] = error
     if not isinstance(values, list):
         raise DecodeError(f"the message holds no list, but a {type(values).__name__}")
@@ -183,23 +189,15 @@ def decode_each(
 _text: Final = json.JSONEncoder(check_circular=False, allow_nan=False, separators=(",", ":")).encode
 
 
-@contextlib.contextmanager
-def _translated(value: object) -> Iterator[None]:
-    """Whatever goes wrong while `value` is encoded is an EncodeError."""
-    try:
-        yield
-    except EncodeError:
-        raise
-    except RecursionError:
+def _translated(value: object, error: Exception) -> EncodeError:
+    """What to raise in place of another error: memory ended, say, or foreign code raised."""
+    if isinstance(error, RecursionError):
         why = "contains itself, or is nested too deeply"
         hint = "pass it flat, for example as arrays and indices"
-        raise EncodeError(_name(type(value)), why, hint) from None
-    except (
-        Exception
-    ) as error:  # a property of a dataclass may run foreign code; memory may be short
+    else:
         why = f"can't be encoded ({type(error).__name__}: {error})"
         hint = "see the cause; simpler values, such as numpy arrays and dicts, always can"
-        raise EncodeError(_name(type(value)), why, hint) from error
+    return EncodeError(_name(type(value)), why, hint)
 
 
 def _parsed(body: bytes, hook: Callable[[dict[str, Any]], Any] | None) -> Any:
@@ -232,7 +230,7 @@ class _Encoder:
 
     def tree(self, value: Any) -> Tree:
         kind = type(value)
-        if kind is bool or value is None:
+        if kind is bool or value is None or (kind is str and value.isascii()):
             return value
         method = _ENCODERS.get(kind)
         if method is not None:
@@ -308,7 +306,9 @@ class _Encoder:
         return {"$": type(value).__name__, "v": trees}
 
     def _dict(self, value: dict[Any, Any]) -> Tree:
-        is_object = set(map(type, value)) <= {str} and all(map(_has_no_surrogates, value))
+        is_object = set(map(type, value)) <= {str} and (
+            all(map(str.isascii, value)) or all(map(_has_no_surrogates, value))
+        )
         if is_object and "$" not in value:
             return {key: self.tree(element) for key, element in value.items()}
         pairs = [[self.tree(key), self.tree(element)] for key, element in value.items()]

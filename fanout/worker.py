@@ -75,7 +75,7 @@ class Worker:
             run = _TaskRun(request, self._kernel(request), began_s)
         except _RefusalError as refusal:
             return _refused(refusal)
-        except Exception as error:  # noqa: BLE001  # damaged, or by a client that doesn't keep to this
+        except Exception as error:  # noqa: BLE001  # it is damaged
             return _refused(
                 _RefusalError("protocol", f"the request can't be read: {_described(error)}")
             )
@@ -220,7 +220,7 @@ class _TaskRun:
             if getattr(builtins, type(error).__name__, None) is not type(error):
                 if self._is_safe:
                     return {}
-                return {"encoded": encode(error, by_value=self._local_modules)}
+                return {"encoded": _copied(encode(error, by_value=self._local_modules))}
             # Not error.args: an OSError's file name is in __reduce__ only.
             reduced: Any = error.__reduce__()
             _, args, *state = reduced
@@ -230,7 +230,7 @@ class _TaskRun:
                 encoded = encode([args], is_safe=self._is_safe)
         except BaseException:  # noqa: BLE001  # foreign code again; its text goes in any case
             return {}
-        return {"encoded": encoded, "builtin": type(error).__name__}
+        return {"encoded": _copied(encoded), "builtin": type(error).__name__}
 
     def reply(self, report: dict[str, Any]) -> Message:
         payload = self._values.finish()
@@ -251,13 +251,18 @@ class _TaskRun:
         return Message(head, payload)
 
 
+def _copied(encoded: Encoded) -> Encoded:
+    """The same in memory of its own: the next task may use an array again."""
+    return Encoded(encoded.body, [bytes(buffer) for buffer in encoded.buffers])
+
+
 def _failure(kind: str, error: BaseException) -> dict[str, Any]:
     is_ours = isinstance(error, FanoutError) or kind == "kernel"
     return {
         "kind": kind,
         "type": f"{type(error).__module__}.{type(error).__qualname__}",
         "message": _text_of(error) if is_ours else _described(error),
-        "traceback": _traceback(error),
+        "traceback": _traceback(error) if kind == "kernel" else "",
     }
 
 

@@ -1,4 +1,4 @@
-"""Whenever and however a run is cancelled: it ends so, tells the backend, and leaves nothing behind.
+"""Whenever and however a run is cancelled: it ends so, tells the backend, and leaves nothing.
 
 `opened` asserts after each block that no task of asyncio is left and that the backend is idle.
 """
@@ -282,7 +282,7 @@ def test_at_any_step_of_the_loop(is_async: bool) -> None:
 
 
 def test_cancelled_while_attempts_stop_it_waits_until_they_have() -> None:
-    """The first failure ended the run at 1 s; its other attempt takes from then until 11 s to stop."""
+    """The first failure ended the run at 1 s; its other attempt takes until 11 s to stop."""
 
     async def main() -> None:
         backend = FakeBackend(2, plan=hang_on(0), stop_s=10.0)
@@ -343,7 +343,7 @@ def test_a_timeout_that_fires_while_attempts_stop_is_a_timeout() -> None:
 
 def test_a_timeout_of_the_consumers_own_does_not_end_the_stream() -> None:
     async def main() -> None:
-        seen = []
+        seen: list[int] = []
         timeouts = 0
         async with opened(FakeBackend(2)) as ex, ex.stream(square, range(20)) as outcomes:
             while len(seen) < 20:

@@ -427,7 +427,8 @@ def test_a_run_is_the_same_where_tasks_of_asyncio_start_eagerly() -> None:
     """With `asyncio.eager_task_factory` (Python 3.12) an action can lead to an event at once."""
 
     async def main() -> None:
-        asyncio.get_running_loop().set_task_factory(_eager)
+        factory = getattr(asyncio, "eager_task_factory", _eager)
+        asyncio.get_running_loop().set_task_factory(factory)
         story: list[RunEvent] = []
         backend = FakeBackend(2, plan=chance(1, crash=0.2), queue=2)
         async with opened(backend) as ex:

@@ -41,6 +41,7 @@ from tests.fakes import (
     hang_on,
     numbers_then,
     opened,
+    picky,
     square,
 )
 
@@ -113,6 +114,13 @@ def test_the_end_tells_the_error_that_the_caller_sees() -> None:
     story = observed(FakeBackend(2, plan=always(Fate(end=End.FATAL))))
     (ended,) = [event for event in story if isinstance(event, RunEnded)]
     assert isinstance(ended.error, BackendError)
+
+
+def test_the_end_tells_the_error_of_the_task_that_ended_the_run() -> None:
+    story = observed(FakeBackend(2), kernel=picky)
+    ended = story[-1]
+    assert isinstance(ended, RunEnded)
+    assert isinstance(ended.error, ValueError)
 
 
 class _Fussy:

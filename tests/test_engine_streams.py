@@ -14,11 +14,13 @@ import pytest
 
 from tests import virtual_time
 from tests.fakes import (
+    PATIENT,
     FakeBackend,
     Fate,
     OwnError,
     async_numbers_then,
     chance,
+    numbers_then,
     opened,
     square,
 )
@@ -116,6 +118,35 @@ def test_a_stream_gives_what_came_before_it_raises() -> None:
             assert (await anext(outcomes)).index == 1
             with pytest.raises(OwnError):
                 [outcome async for outcome in outcomes]
+
+    virtual_time.run(main())
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("ordered", [False, True])
+@pytest.mark.parametrize("count", [0, 1, 5, 100])
+def test_a_stream_finishes_what_the_input_gave_before_it_raised(
+    is_async: bool, ordered: bool, count: int
+) -> None:
+    error = OwnError("the file ends here")
+
+    async def main() -> None:
+        seen: list[int] = []
+        source = (async_numbers_then if is_async else numbers_then)(count, error)
+        backend = FakeBackend(2, plan=chance(4, crash=0.1))
+        async with (
+            opened(backend) as ex,
+            ex.stream(square, source, ordered=ordered, retry=PATIENT) as outcomes,
+        ):
+            while len(seen) < count:
+                seen.append((await anext(outcomes)).index)
+            with pytest.raises(OwnError) as caught:
+                await anext(outcomes)
+            assert caught.value is error
+        assert sorted(seen) == list(range(count))
+        assert backend.given_up == 0
+        where = f"after chunk {count - 1}" if count else "before its first chunk"
+        assert error.__notes__[-1] == f"raised by the input of fanout, {where}"
 
     virtual_time.run(main())
 

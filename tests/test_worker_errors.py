@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from fanout.errors import KernelError
@@ -18,7 +19,7 @@ from tests.worker_checks import answer_of, error_of, outcomes_of, request_of
 
 
 class CustomError(Exception):
-    def __init__(self, code: int, *, detail: str = "") -> None:
+    def __init__(self, code: Any, *, detail: str = "") -> None:
         super().__init__(code)
         self.code = code
         self.detail = detail
@@ -155,6 +156,17 @@ def test_an_unpicklable_attribute_of_a_builtin_exception_is_left_behind() -> Non
     raised = again(error)
     assert type(raised) is ValueError
     assert raised.args == ("a",)
+
+
+def test_an_array_in_an_exception_is_as_it_was_when_it_was_raised() -> None:
+    scratch = np.zeros(5000)
+
+    def kernel(x: float) -> None:
+        scratch[:] = x
+        raise (ValueError if x < 2 else CustomError)(scratch)
+
+    errors = [outcome.error for outcome in outcomes_of(kernel, [1.0, 2.0, 3.0])]
+    assert [set(error.args[0]) for error in errors if error] == [{1.0}, {2.0}, {3.0}]
 
 
 # ---- told exactly ----

@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from fanout.backends import AttemptError
 from fanout.envelope import Request, is_unknown_kernel
@@ -118,6 +118,7 @@ class WorkerProcess:
     async def ready(self) -> None:
         """Wait until it serves."""
         loop = asyncio.get_running_loop()
+        is_fatal = False
         try:
             async with asyncio.timeout(_START_TIMEOUT_S):
                 self._transport, channel = await loop.create_connection(Channel, sock=self._socket)
@@ -127,11 +128,12 @@ class WorkerProcess:
             how = await self._obituary()
         except TimeoutError:
             how = f"was not ready after {_START_TIMEOUT_S:g} s"
+            is_fatal = True  # others won't fare better, and would take as long
         except OSError as error:
             how = f"broke its connection ({error})"
         else:
             return
-        raise AttemptError(not_run(f"a new worker process {how}"))
+        raise AttemptError(not_run(f"a new worker process {how}", is_fatal=is_fatal))
 
     async def call(self, request: Request, started: Callable[[], None]) -> Message:
         """Send a request and wait for the reply."""
@@ -248,8 +250,7 @@ class Channel(asyncio.BufferedProtocol):
     # ---- called by asyncio ----
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._is_lost = True

@@ -355,7 +355,7 @@ class Scheduler:
     def _settle_or_wake(self, now_s: float) -> None:
         if self.is_finished:
             return
-        if self._input_ended and not self._unsettled and not self._held:
+        if self._input_ended and not self._unsettled:  # so none is held either
             self._end(None)
             return
         due_s = [self._backing_off[0][0]] if self._backing_off else []

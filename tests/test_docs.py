@@ -73,9 +73,9 @@ def test_readme_shell_blocks_print_what_they_show(tmp_path: Path) -> None:
 
 def test_make_demo_renders_the_picture(tmp_path: Path) -> None:
     """The recipe of `make demo`; a fresh `.venv` is what CI makes."""
-    recipe = run(["make", "-n", "-W", "pyproject.toml", "demo"], ROOT).splitlines()[-1]
-    command = shlex.split(recipe.replace(".venv/bin/", ""))
-    assert command[:2] == ["fanout", "mandelbrot"]
+    recipe = run(["make", "--dry-run", "demo"], ROOT)
+    (line,) = (line for line in recipe.splitlines() if "fanout mandelbrot" in line)
+    command = shlex.split(line.replace(".venv/bin/", ""))
     printed = run(command, tmp_path)
     assert (tmp_path / "mandelbrot.png").stat().st_size > 100_000
     for word in ("backend", "tasks", "attempts", "makespan", "kernel", "speed-up"):

@@ -368,6 +368,22 @@ def test_an_attempt_that_waits_for_a_place_does_not_time_out() -> None:
     virtual_time.run(main())
 
 
+@pytest.mark.parametrize("resolution_s", [1e-9, 0.0156])
+def test_timers_may_run_early(resolution_s: float) -> None:
+    """As they do by the resolution of the clock, which is 15.6 ms on Windows."""
+
+    async def main() -> None:
+        from fanout import RetryPolicy
+
+        plan = chance(3, crash=0.1, hang=0.1)
+        policy = RetryPolicy(max_attempts=20, retry_timeouts=True, base_s=1.0)
+        backend = FakeBackend(2, plan=plan)
+        result = await map_squares(backend, range(50), timeout_s=30.0, retry=policy)
+        assert result == [x * x for x in range(50)]
+
+    virtual_time.run(main(), resolution_s=resolution_s)
+
+
 def test_two_maps_share_the_places_of_one_backend() -> None:
     async def main() -> None:
         backend = FakeBackend(2)

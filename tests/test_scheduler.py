@@ -513,6 +513,14 @@ def test_a_fatal_failure_ends_the_run_and_calls_off_the_others() -> None:
     assert bench.fail(1, fatal) == [Ignore(0), Ignore(2), Finish(fatal)]
 
 
+def test_a_fatal_failure_of_an_ignored_attempt_comes_too_late() -> None:
+    bench = Bench(limit=1, timeout_s=1.0)
+    bench.offer(2)
+    bench.feed(AttemptStarted(0))
+    bench.feed(Ticked(), 1.0)
+    assert bench.fail(0, Failure(kind=FailureKind.CRASHED, is_fatal=True), 1.5) == []
+
+
 def test_failing_fast_delivers_what_is_there_and_ignores_the_others() -> None:
     bench = Bench(limit=2, group=2, stops_on_failure=True)
     bench.offer(5)

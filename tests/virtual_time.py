@@ -11,6 +11,7 @@ Where nothing is due and nothing can happen any more, a real loop would hang: th
 from __future__ import annotations
 
 import asyncio
+import functools
 import selectors
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -27,15 +28,19 @@ class StuckError(Exception):
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
     """A loop with a clock of its own, which starts at 0 and never runs by itself.
 
+    Args:
+        resolution_s: By how much timers run early, as they do where the clock is coarse.
+
     Attributes:
         now_s: The time.
         complaints: What was reported to the loop's exception handler.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, resolution_s: float = 0.0) -> None:
         self.now_s = 0.0
         self.complaints: list[dict[str, Any]] = []
-        super().__init__(_Jumping(self))
+        super().__init__(_Jumping(self, resolution_s))
+        self._clock_resolution = resolution_s
 
     def time(self) -> float:
         return self.now_s
@@ -47,22 +52,25 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 class _Jumping(selectors.DefaultSelector):
     """Never sleeps: sets the loop's clock forward instead."""
 
-    def __init__(self, loop: VirtualTimeLoop) -> None:
+    def __init__(self, loop: VirtualTimeLoop, resolution_s: float) -> None:
         super().__init__()
         self._loop = loop
+        self._resolution_s = resolution_s
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         ready: list[tuple[selectors.SelectorKey, int]] = super().select(0)
         if not ready and timeout is None:
             raise StuckError("everybody waits, and nothing is due")
         if not ready and timeout is not None:
-            self._loop.now_s += max(timeout, 0.0)
+            early_s = self._resolution_s if timeout > self._resolution_s else 0.0
+            self._loop.now_s += max(timeout - early_s, 0.0)
         return ready
 
 
-def run(work: Coroutine[Any, Any, T]) -> T:
+def run(work: Coroutine[Any, Any, T], *, resolution_s: float = 0.0) -> T:
     """Run a coroutine to its end in virtual time; assert that it leaves nothing behind."""
-    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+    factory = functools.partial(VirtualTimeLoop, resolution_s=resolution_s)
+    with asyncio.Runner(loop_factory=factory) as runner:
         result = runner.run(_leaving_nothing(work))
         loop = runner.get_loop()
         assert isinstance(loop, VirtualTimeLoop)

@@ -181,12 +181,16 @@ class _TaskRun:
 
     def all(self) -> None:
         out, err = _Capture(), _Capture()
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        before = sys.stdout, sys.stderr
+        sys.stdout, sys.stderr = out, err
+        try:
             for position, chunk in enumerate(self._chunks):
                 self._chunks[position] = None  # its memory may go once the kernel is done with it
                 self._one(position, chunk)
                 if out.size or err.size:
                     self._printed.append((position, out.take(), err.take()))
+        finally:
+            sys.stdout, sys.stderr = before
 
     def _one(self, position: int, chunk: Any) -> None:
         if position in self._undecoded:

@@ -71,7 +71,9 @@ def decode_each(
 
 def _parsed(body: bytes, hook: Callable[[dict[str, Any]], Any] | None) -> Any:
     try:
-        return json.loads(body, object_hook=hook)
+        if b'"$"' not in body:
+            hook = None  # nothing to call it for
+        return json.loads(str(body, "ascii"), object_hook=hook)
     except DecodeError:
         raise
     except RecursionError:

@@ -8,6 +8,7 @@ refused the request as a whole. Pure.
 from __future__ import annotations
 
 import builtins
+import dataclasses
 import reprlib
 import sys
 from dataclasses import dataclass
@@ -60,6 +61,10 @@ class Request:
     def nbytes(self) -> int:
         """Size of the chunks, bytes."""
         return self.chunks.nbytes
+
+    def loading(self) -> Message:
+        """A message that has a worker load the kernel, and run nothing."""
+        return dataclasses.replace(self, chunks=Encoded(b"[]")).message()
 
     def message(self, *, with_code: bool = True) -> Message:
         """The message for a worker, without the kernel's code if the worker has it already."""
@@ -215,6 +220,11 @@ def _outcomes(
 def is_unknown_kernel(reply: Message) -> bool:
     """Whether the worker asks for the kernel's code."""
     return bool(reply.head.get("refused", {}).get("kind") == "unknown kernel")
+
+
+def is_refused(reply: Message) -> bool:
+    """Whether the worker can't run the request as a whole."""
+    return "refused" in reply.head
 
 
 def is_stale(reply: Message) -> bool:

@@ -115,8 +115,8 @@ class Scheduler:
         self._alone: deque[int] = deque()
         self._backing_off: list[tuple[float, int]] = []
         self._attempts: dict[int, Sequence[int]] = {}  # in flight, with their tasks
-        # Of attempts in flight that a worker has. All timeouts are equal, so they expire in the order
-        # in which they started. Ordered, since dict is slow at giving up its first key.
+        # Of attempts that have started. All timeouts are equal, so they expire in the order of the
+        # starts. Ordered, since dict is slow at giving up its first key.
         self._deadlines: OrderedDict[int, float] = OrderedDict()
         self._charged: dict[int, int] = {}  # only of tasks that failed before and are unsettled
 

@@ -70,7 +70,6 @@ class Worker:
             "cold": self._is_cold,
             "received_epoch_s": time.time(),
         }
-        self._is_cold = False
         try:
             run = _TaskRun(request, self._kernel(request), began_s)
         except _RefusalError as refusal:
@@ -80,6 +79,7 @@ class Worker:
                 _RefusalError("protocol", f"the request can't be read: {_described(error)}")
             )
         run.all()
+        self._is_cold = self._is_cold and not run.seconds  # loading a kernel is no attempt
         report |= {
             "setup_s": run.setup_s,
             "kernel_s": sum(run.seconds),

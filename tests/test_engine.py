@@ -19,12 +19,7 @@ from fanout.errors import (
     UsageError,
     WorkerCrashedError,
 )
-from fanout.events import (
-    AttemptStarted,
-    Launch,
-    RunEvent,
-    RunStarted,
-)
+from fanout.events import AttemptStarted, Finish, Launch, RunEnded, RunEvent, RunStarted
 from fanout.wire import PROTOCOL, Message
 from tests import virtual_time
 from tests.fakes import (
@@ -373,13 +368,10 @@ def test_timers_may_run_early(resolution_s: float) -> None:
     """As they do by the resolution of the clock, which is 15.6 ms on Windows."""
 
     async def main() -> None:
-        from fanout import RetryPolicy
-
-        plan = chance(3, crash=0.1, hang=0.1)
-        policy = RetryPolicy(max_attempts=20, retry_timeouts=True, base_s=1.0)
-        backend = FakeBackend(2, plan=plan)
-        result = await map_squares(backend, range(50), timeout_s=30.0, retry=policy)
-        assert result == [x * x for x in range(50)]
+        async with opened(FakeBackend(2, plan=hang_on(7))) as ex:
+            with pytest.raises(TaskTimeoutError):
+                await ex.map(square, [7], timeout_s=30.0)
+        assert now_s() == pytest.approx(30.0)
 
     virtual_time.run(main(), resolution_s=resolution_s)
 
@@ -454,8 +446,12 @@ def test_a_run_is_the_same_where_tasks_of_asyncio_start_eagerly() -> None:
             with pytest.raises(ValueError, match="not to my taste"):
                 await ex.map(picky, range(50), **options)
             unsent: Any = [threading.Lock() for _ in range(30)]
-            errors = await ex.map(square, unsent, return_exceptions=True)
+            errors = await ex.map(square, unsent, return_exceptions=True, **options)
             assert {type(error) for error in errors} == {ChunkError}
+            # The first launch leads to the end at once; the second must not follow it.
+            with pytest.raises(ChunkError):
+                await ex.map(square, unsent, **options)
+            assert [type(event) for event in story[-2:]] == [Finish, RunEnded]
         launched: set[int] = set()
         for event in story:
             if isinstance(event, RunStarted):

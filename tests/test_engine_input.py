@@ -233,6 +233,16 @@ def test_the_input_is_not_pulled_before_the_loop_has_a_turn_nor_all_at_once() ->
     virtual_time.run(main())
 
 
+@pytest.mark.parametrize("method", ["__iter__", "__aiter__"])
+def test_an_input_that_can_not_even_begin_reaches_the_caller(method: str) -> None:
+    def fail(_: object) -> object:
+        raise OwnError("no such file")
+
+    source = type("Source", (), {method: fail})()
+    with pytest.raises(OwnError, match="no such file"):
+        virtual_time.run(map_squares(FakeBackend(), source))
+
+
 @pytest.mark.parametrize("chunks", ["abc", b"abc"])
 def test_a_text_as_input_is_refused(chunks: Any) -> None:
     with pytest.raises(UsageError, match=r"one character at a time: pass \[chunks\] for one task"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import os
 import random
 import signal
@@ -115,12 +116,38 @@ async def test_a_task_that_hangs_is_stopped_and_reported_and_harms_no_other(
 ) -> None:
     async with fanout.Executor(fanout.Local(2)) as ex:
         chosen = hangs if kernel is hangs else spins
-        await ex.map(chosen, [1, 2])  # compiled now, so that it doesn't count against the timeout
-        results = await ex.map(chosen, range(100), timeout_s=1.0, return_exceptions=True)
+        results = await ex.map(chosen, range(100), timeout_s=3.0, return_exceptions=True)
     error = results[7]
     assert isinstance(error, fanout.errors.TaskTimeoutError)
-    assert "task 7: still running after 1 s" in str(error)
+    assert "task 7: still running after 3 s" in str(error)
     assert [r for i, r in enumerate(results) if i != 7] == [i for i in range(100) if i != 7]
+
+
+async def test_loading_the_kernel_does_not_count_against_the_timeout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "slow_to_import.py").write_text(
+        "import sys, time\n"
+        "if 'fanout.worker_process' in sys.modules: time.sleep(1.5)\n"
+        "def kernel(chunk): return chunk\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    module = importlib.import_module("slow_to_import")
+    assert await fanout.map(module.kernel, [1, 2], timeout_s=1.0) == [1, 2]
+
+
+async def test_a_kernel_that_kills_every_worker_while_it_loads_is_a_clear_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "deadly_to_import.py").write_text(
+        "import os, sys\n"
+        "if 'fanout.worker_process' in sys.modules: os._exit(5)\n"
+        "def kernel(chunk): return chunk\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    module = importlib.import_module("deadly_to_import")
+    with pytest.raises(fanout.errors.BackendError, match="that loaded kernel exited with code 5"):
+        await fanout.map(module.kernel, range(1000), backend=fanout.Local(1))
 
 
 async def test_a_cancelled_map_stops_the_kernels() -> None:

@@ -40,7 +40,8 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         self.now_s = 0.0
         self.complaints: list[dict[str, Any]] = []
         super().__init__(_Jumping(self, resolution_s))
-        self._clock_resolution = resolution_s
+        if resolution_s:  # asyncio's own otherwise, which is never 0
+            self._clock_resolution = resolution_s
 
     def time(self) -> float:
         return self.now_s
@@ -62,7 +63,8 @@ class _Jumping(selectors.DefaultSelector):
         if not ready and timeout is None:
             raise StuckError("everybody waits, and nothing is due")
         if not ready and timeout is not None:
-            early_s = self._resolution_s if timeout > self._resolution_s else 0.0
+            # Less than the resolution: asyncio runs what is due before now + resolution.
+            early_s = self._resolution_s / 2 if timeout > self._resolution_s else 0.0
             self._loop.now_s += max(timeout - early_s, 0.0)
         return ready
 

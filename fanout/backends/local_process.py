@@ -17,7 +17,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Final, cast
 
 from fanout.backends import AttemptError
-from fanout.envelope import Request, is_unknown_kernel
+from fanout.envelope import Request, is_refused, is_unknown_kernel
 from fanout.errors import BackendError
 from fanout.retry import Failure, FailureKind
 from fanout.wire import FrameReader, Message, frame, joined
@@ -40,6 +40,8 @@ _ONE_THREAD: Final = (
 )
 # An interpreter with numpy is up in 0.2 s; a machine under heavy load takes its time.
 _START_TIMEOUT_S: Final = 60.0
+# What a kernel imports may be large and lie on a slow disk; nothing takes longer than this.
+_LOAD_TIMEOUT_S: Final = 300.0
 # A large part is sent in pieces: what asyncio can't send at once it copies, so it gets little.
 _SEND_BYTES: Final = 256 * 1024
 
@@ -136,15 +138,39 @@ class WorkerProcess:
         raise AttemptError(not_run(f"a new worker process {how}", is_fatal=is_fatal))
 
     async def call(self, request: Request, started: Callable[[], None]) -> Message:
-        """Send a request and wait for the reply."""
-        assert self._channel is not None
+        """Send a request and wait for the reply.
+
+        A worker that has not seen the kernel loads it first: what a kernel imports may take longer
+        than its tasks are allowed.
+        """
         self.calls += 1
-        digest = request.kernel.digest
-        message = request.message(with_code=digest not in self._kernels)
+        if request.kernel.digest not in self._kernels:
+            reply = await self._load(request)
+            if is_refused(reply):
+                return reply
+            self._kernels.add(request.kernel.digest)
+        reply = await self._exchange(request.message(with_code=False), started)
+        if is_unknown_kernel(reply):  # it keeps a limited number of kernels
+            self._kernels.discard(request.kernel.digest)
+            return await self.call(request, started)
+        return reply
+
+    async def _load(self, request: Request) -> Message:
         try:
-            reply = await self._channel.exchange(message, started)
-            if is_unknown_kernel(reply):
-                reply = await self._channel.exchange(request.message(), _nothing)
+            async with asyncio.timeout(_LOAD_TIMEOUT_S):
+                return await self._exchange(request.loading(), _nothing)
+        except TimeoutError:
+            what = f"{request.kernel.name} was not loaded after {_LOAD_TIMEOUT_S:g} s"
+            raise AttemptError(not_run(what, is_fatal=True)) from None
+        except AttemptError as error:
+            # No task has begun: none is to blame, but none can run either if this goes on.
+            what = f"a worker that loaded {request.kernel.name} {error.failure.detail}"
+            raise AttemptError(not_run(what)) from None
+
+    async def _exchange(self, message: Message, started: Callable[[], None]) -> Message:
+        assert self._channel is not None
+        try:
+            return await self._channel.exchange(message, started)
         except LostError as lost:
             if self._is_given_up:
                 raise AttemptError(not_run("its worker was stopped for another task")) from None
@@ -152,8 +178,6 @@ class WorkerProcess:
             if not lost.was_running:
                 raise AttemptError(not_run(f"its worker {how} before it began")) from None
             raise AttemptError(Failure(kind=FailureKind.CRASHED, detail=how)) from None
-        self._kernels.add(digest)
-        return reply
 
     async def _obituary(self) -> str:
         """How it ended, for people; called when its connection has closed."""

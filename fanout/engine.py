@@ -10,14 +10,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import itertools
 from collections import deque
-from collections.abc import AsyncIterable, Iterable, Sized
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from fanout.backends import AttemptError
 from fanout.envelope import build, describe_chunk, read
-from fanout.errors import BackendError, DecodeError, UsageError
+from fanout.errors import BackendError, DecodeError
 from fanout.events import (
     Action,
     AttemptAnswered,
@@ -29,19 +27,18 @@ from fanout.events import (
     Event,
     Finish,
     Ignore,
-    InputEnded,
     Launch,
-    Offered,
     Retry,
     RunEnded,
     RunStarted,
     Ticked,
     WakeAt,
 )
+from fanout.intake import Intake
 from fanout.retry import Failure, FailureKind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import AsyncIterable, Callable, Iterable, Sequence
     from typing import Self
 
     from fanout.backends import Backend
@@ -49,9 +46,6 @@ if TYPE_CHECKING:
     from fanout.kernel import KernelSpec
     from fanout.scheduler import Scheduler
     from fanout.tasks import Environment, Outcome
-
-# How long input is pulled without letting the event loop breathe.
-_SLICE_S: Final = 0.005
 
 
 class Engine:
@@ -88,26 +82,22 @@ class Engine:
         self._scheduler = scheduler
         self._backend = backend
         self._spec = spec
-        self._input = chunks
+        self._intake = Intake(
+            chunks, scheduler=scheduler, feed=self._feed, abort=self._abort, drains=drains
+        )
         self._deliver = deliver
         self._is_star = is_star
         self._is_safe = is_safe
-        self._drains = drains
         self._observers = observers
+        # Most runs have nobody to tell, and attempts may be many.
+        self._hears_starts = bool(observers) or scheduler.timeout_s is not None
 
-        self._iterator: Iterator[Any] | None = None  # of an ordinary input, until it ends
-        self._is_pulling = False
-        self._is_to_pull = False
-        self._closing: asyncio.Task[None] | None = None  # the input's, once it closes the input
-        self._pulled = 0
-        self._chunks: dict[int, Any] = {}  # of unsettled tasks
         self._environments: dict[str, Environment] = {}
         self._attempts: dict[int, asyncio.Task[None]] = {}  # those that the scheduler waits for
-        self._background: set[asyncio.Task[None]] = set()  # the input, and attempts given up
+        self._given_up: set[asyncio.Task[None]] = set()  # that have not ended yet
         self._events: deque[Event] = deque()
         self._is_feeding = False
         self._timer: asyncio.TimerHandle | None = None
-        self._wanted = asyncio.Event()
         self._finished = asyncio.Event()
         self._error: BaseException | None = None
 
@@ -115,9 +105,7 @@ class Engine:
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
-        source = self._input
-        total = len(source) if isinstance(source, Sized) else None
-        iterator = None if isinstance(source, AsyncIterable) else iter(source)
+        self._intake.open()
         try:
             self._tell(
                 RunStarted(
@@ -125,36 +113,30 @@ class Engine:
                     kernel=self._spec.name,
                     backend=self._backend.name,
                     concurrency=self._backend.concurrency,
-                    total=total,
+                    total=self._intake.total,
                 )
             )
         except BaseException as error:
             self._tell_end(error)
             raise
-        if isinstance(source, AsyncIterable):
-            task = self._loop.create_task(self._pull_async(source), name="fanout input")
-            self._background.add(task)
-            task.add_done_callback(self._input_ended)
-        else:
-            self._iterator = iterator
-            self._loop.call_soon(self._pull)
+        self._intake.start()
         return self
 
     async def __aexit__(self, _: object, error: BaseException | None, __: object) -> None:
-        self._iterator = None
-        self._input = ()  # a generator that nobody else holds is closed by this
+        pulling = self._intake.stop()
         self._feed(Cancelled())
         if self._timer is not None:
             self._timer.cancel()
-        tasks = [*self._background, *self._attempts.values()]
+        tasks = [*self._given_up, *self._attempts.values()]
         for task in tasks:
-            # What is cleaning up already shall not be disturbed.
-            if not task.cancelling() and task is not self._closing:
+            if not task.cancelling():  # what is cleaning up already shall not be disturbed
                 task.cancel()
+        if pulling is not None:
+            tasks.append(pulling)
         # Attempts that are given up stop their workers before they end, so this waits for them,
         # even when the caller is cancelled meanwhile.
         cancelled = await _join(tasks)
-        self._chunks.clear()
+        self._intake.chunks.clear()
         # Whoever cancels a task expects it to end so, whatever else went wrong in it.
         if cancelled is not None and (error is None or isinstance(error, Exception)):
             error = cancelled
@@ -171,8 +153,8 @@ class Engine:
             BaseException: What ended it, if it could not come to its end.
         """
         await self._finished.wait()
-        if self._error is not None:
-            raise self._error
+        if (error := self._error or self._intake.error) is not None:
+            raise error
 
     @property
     def kernel(self) -> str:
@@ -201,8 +183,7 @@ class Engine:
         finally:
             self._is_feeding = False
         if self._scheduler.wanted:
-            self._wanted.set()
-            self._pull()
+            self._intake.pull()
 
     def _handle(self, event: Event) -> None:
         if self._scheduler.is_finished:
@@ -226,7 +207,7 @@ class Engine:
                 task.add_done_callback(functools.partial(self._attempt_ended, number))
             case Deliver(outcomes=outcomes):
                 for outcome in outcomes:
-                    chunk = self._chunks.pop(outcome.index, None)
+                    chunk = self._intake.chunks.pop(outcome.index, None)
                     if outcome.error is not None:
                         outcome.error.add_note(
                             f"task {outcome.index}, chunk: {describe_chunk(chunk)}"
@@ -234,7 +215,7 @@ class Engine:
                 self._deliver(outcomes)
             case Ignore(attempt=number):
                 if (running := self._attempts.pop(number, None)) is not None:
-                    self._background.add(running)
+                    self._given_up.add(running)
                     running.cancel()
             case WakeAt(at_s=at_s):
                 if self._timer is not None:
@@ -271,15 +252,12 @@ class Engine:
 
     # ---- tasks of asyncio ----
 
-    def _input_ended(self, task: asyncio.Task[None]) -> None:
-        self._background.discard(task)
-        if not task.cancelled():
-            self._check(task)
-        elif not self._scheduler.is_finished:  # so it was not us
-            self._abort(asyncio.CancelledError("something cancelled the input of fanout"))
+    def _attempt_started(self, number: int) -> None:
+        if self._hears_starts:
+            self._feed(AttemptStarted(number))
 
     def _attempt_ended(self, number: int, task: asyncio.Task[None]) -> None:
-        self._background.discard(task)
+        self._given_up.discard(task)
         is_wanted = self._attempts.pop(number, None) is not None
         if not task.cancelled():
             self._check(task)
@@ -297,105 +275,17 @@ class Engine:
             self._loop.call_exception_handler({"message": message, "exception": error})
         self._abort(error)
 
-    def _pull(self) -> None:
-        """Offer chunks of an ordinary iterator, as many as the scheduler wants."""
-        if self._is_pulling or self._is_to_pull:
-            return
-        self._is_pulling = True  # what is fed below comes back here
-        try:
-            while self._iterator is not None and (wanted := self._scheduler.wanted):
-                if not self._pull_slice(self._iterator, wanted):
-                    # The slice is over: finished work comes first, then the next one.
-                    self._is_to_pull = True
-                    self._loop.call_soon(self._pull_on)
-                    return
-        finally:
-            self._is_pulling = False
-
-    def _pull_on(self) -> None:
-        self._is_to_pull = False
-        self._pull()
-
-    def _pull_slice(self, iterator: Iterator[Any], wanted: int) -> bool:
-        """Pull up to `wanted` chunks; False if that took so long that others should have a turn."""
-        until_s = self._loop.time() + _SLICE_S
-        count, failed = 0, None
-        try:
-            for chunk in itertools.islice(iterator, wanted):
-                self._chunks[self._pulled + count] = chunk
-                count += 1
-                if self._loop.time() >= until_s:
-                    break
-            else:
-                if count < wanted:
-                    self._iterator = None
-        except BaseException as error:  # noqa: BLE001  # of the caller's own code
-            failed = error
-        if failed is None or self._drains:
-            self._offer(count)
-        if failed is not None:
-            self._input_failed(failed, self._pulled if self._drains else self._pulled + count)
-            return True
-        if self._iterator is None:
-            self._feed(InputEnded())
-            return True
-        return self._loop.time() < until_s
-
-    def _offer(self, count: int) -> None:
-        if count:
-            self._pulled += count
-            self._feed(Offered(self._pulled - count, count))
-
-    async def _pull_async(self, source: AsyncIterable[Any]) -> None:
-        """Offer chunks of an async iterator, as long as the scheduler wants some."""
-        iterator = aiter(source)
-        try:
-            while not self._scheduler.is_finished:
-                if not self._scheduler.wanted:
-                    self._wanted.clear()
-                    await self._wanted.wait()
-                    continue
-                try:
-                    self._chunks[self._pulled] = await anext(iterator)
-                except StopAsyncIteration:
-                    break
-                except BaseException as error:  # noqa: BLE001  # of the caller's own code
-                    self._input_failed(error, self._pulled)
-                    return
-                self._offer(1)
-        finally:
-            self._closing = asyncio.current_task()
-            if (close := getattr(iterator, "aclose", None)) is not None:
-                await close()
-        self._feed(InputEnded())
-
-    def _input_failed(self, error: BaseException, given: int) -> None:
-        """End the run with what the input raised, at once or when the tasks so far are done."""
-        self._iterator = None
-        if isinstance(error, KeyboardInterrupt | SystemExit):
-            self._abort(error)
-            raise error  # asyncio ends the loop with these
-        if self._scheduler.is_finished:
-            return  # it was cancelled because the run is over
-        where = f"after chunk {given - 1}" if given else "before its first chunk"
-        error.add_note(f"raised by the input of fanout, {where}")
-        if self._drains and isinstance(error, Exception):
-            self._error = error
-            self._feed(InputEnded())
-        else:
-            self._abort(error)
-
     async def _attempt(self, number: int, tasks: Sequence[int]) -> None:
         """Carry one attempt to the backend and its reply to the scheduler."""
         scheduler = self._scheduler
         try:
             request, sent, outcomes = build(
-                self._spec, tasks, self._chunks, is_star=self._is_star, is_safe=self._is_safe
+                self._spec, tasks, self._intake.chunks, is_star=self._is_star, is_safe=self._is_safe
             )
             answer: AttemptAnswered | AttemptFailed = AttemptAnswered(number, outcomes, None)
             if sent:
                 reply = await self._backend.invoke(
-                    request, lambda: self._feed(AttemptStarted(number))
+                    request, functools.partial(self._attempt_started, number)
                 )
                 answer = read(
                     reply,
@@ -428,24 +318,3 @@ async def _join(tasks: Sequence[asyncio.Task[None]]) -> asyncio.CancelledError |
             cancelled = error
             pending = {task for task in pending if not task.done()}
     return cancelled
-
-
-def checked_input(chunks: object) -> Iterable[Any] | AsyncIterable[Any]:
-    """The input, if it can be iterated over.
-
-    Raises:
-        UsageError: It can't, or it is a text: a map over its characters is never meant.
-    """
-    if isinstance(chunks, str | bytes):
-        msg = (
-            f"chunks is a {type(chunks).__name__}, and would be mapped over one character at a "
-            "time: pass [chunks] for one task, or list(chunks) if that is what you want"
-        )
-        raise UsageError(msg)
-    if not isinstance(chunks, Iterable | AsyncIterable):
-        msg = (
-            f"chunks is of type {type(chunks).__name__}, which can't be iterated over: "
-            "pass a list, a generator or an async iterator"
-        )
-        raise UsageError(msg)
-    return chunks

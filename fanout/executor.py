@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, TypeVarTuple, overload
 
 from fanout import config
 from fanout.backends.local import Local
-from fanout.engine import Engine, checked_input
+from fanout.engine import Engine
 from fanout.errors import UsageError
 from fanout.grouping import Grouping, GroupPolicy
+from fanout.intake import checked_input
 from fanout.kernel import prepare
 from fanout.options import MapOptions, check
 from fanout.outcomes import Meter, OutcomeStream, Run

@@ -147,16 +147,22 @@ class Scheduler:
         return len(self._attempts)
 
     @property
+    def timeout_s(self) -> float | None:
+        """How long an attempt may take once a worker has it; None for ever."""
+        return self._timeout_s
+
+    @property
     def window(self) -> int:
         """Most chunks that may be pulled from the input and not yet be consumed."""
         return self._window
 
     @property
     def wanted(self) -> int:
-        """How many chunks to pull from the input now."""
+        """How many chunks to pull from the input now; several at once, or none yet."""
         if self._input_ended or self.is_finished:
             return 0
-        return max(0, self._window - len(self._unsettled) - len(self._held) - self._unconsumed)
+        room = self._window - len(self._unsettled) - len(self._held) - self._unconsumed
+        return room if room >= self._window // 4 else 0
 
     def attempts_of(self, task: int) -> int:
         """Number of the task's present attempt, from 1; attempts that were not its fault aside."""

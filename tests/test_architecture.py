@@ -26,6 +26,7 @@ LAYERS = [
     {"worker"},
     {"worker_process"},
     {"backends", "backends.local", "backends.local_process"},
+    {"intake"},
     {"engine", "outcomes"},
     {"executor"},
     {"api", "sync"},

@@ -417,13 +417,13 @@ def test_a_long_run_keeps_nothing_of_what_is_done() -> None:
                 engine = outcomes._engine
                 assert engine is not None
                 async for _ in outcomes:
-                    held = len(engine._chunks), len(engine._attempts), len(engine._background)
+                    held = len(engine._intake.chunks), len(engine._attempts), len(engine._given_up)
                     assert held[0] <= 4 * 5
                     assert held[1] <= 4
                     assert held[2] <= 4
-            assert not engine._chunks
+            assert not engine._intake.chunks
             assert not engine._attempts
-            assert not engine._background
+            assert not engine._given_up
 
     virtual_time.run(main())
 

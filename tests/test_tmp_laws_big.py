@@ -1,0 +1,769 @@
+"""The laws of the scheduler, under any interleaving of answers, failures, losses and late replies.
+
+`Laws` is a state machine of Hypothesis. It plays the backend, the input, the consumer and the
+clock, and keeps books of its own from the actions alone: what is in flight is what this backend was
+told to run, not what the scheduler believes. A second scheduler with the same seed is fed the same
+events. The tests after it drive whole runs, with a backend that is unkind, but not for ever.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import Phase, event, given, settings
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from fanout import scheduler as scheduler_module
+from fanout.errors import BackendError, ChunkError, TaskTimeoutError, WorkerCrashedError
+from fanout.events import (
+    Action,
+    AttemptAnswered,
+    AttemptFailed,
+    AttemptStarted,
+    Cancelled,
+    Consumed,
+    Deliver,
+    Event,
+    Finish,
+    Ignore,
+    InputEnded,
+    Launch,
+    Offered,
+    Retry,
+    Ticked,
+    WakeAt,
+)
+from fanout.grouping import Grouping, GroupPolicy
+from fanout.retry import Failure, FailureKind, RetryPolicy
+from fanout.scheduler import Scheduler
+from fanout.tasks import AttemptReport, Environment, Outcome
+from tests.scheduler_checks import held_by, invariants
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+# By how much asyncio may run a timer before its time: the resolution of the clock.
+_EARLY_S = 1e-9
+# Drawn rarely: Hypothesis likes the ends of a range.
+_RARE = 7
+
+
+class _WorthARetryError(Exception):
+    """What a kernel raises when another attempt may help."""
+
+
+def _report(attempt: int, *, total_s: float, payload_bytes: int) -> AttemptReport:
+    return AttemptReport(
+        attempt=attempt,
+        environment=Environment(id="e", pid=1, machine="test"),
+        is_cold=False,
+        received_epoch_s=0.0,
+        setup_s=0.0,
+        kernel_s=total_s,
+        total_s=total_s,
+        peak_memory_bytes=None,
+        payload_bytes=payload_bytes,
+    )
+
+
+def _comparable(action: Action) -> object:
+    """The action with its exceptions as texts, since two equal exceptions are not equal."""
+    match action:
+        case Deliver(outcomes=outcomes):
+            return ("Deliver", [(o.index, o.value, repr(o.error), o.attempts) for o in outcomes])
+        case Finish(failure=failure):
+            return ("Finish", failure and (failure.kind, failure.detail, repr(failure.error)))
+        case _:
+            return action
+
+
+@dataclass
+class _Step:
+    """What one event must lead to, foretold from the server's books."""
+
+    settled: dict[int, object] = field(default_factory=dict)  # the outcome, or the error's class
+    backs_off: dict[int, Failure] = field(default_factory=dict)
+    sent_again: list[tuple[int, ...]] = field(default_factory=list)  # at no charge
+    times_out: list[int] = field(default_factory=list)
+    ends: Finish | None = None
+
+
+class Laws(RuleBasedStateMachine):
+    """Backend, input, consumer and clock around a scheduler."""
+
+    @initialize(
+        limit=st.integers(1, 5),
+        fixed=st.one_of(st.none(), st.integers(1, 5)),
+        max_tasks=st.integers(1, 8),
+        max_attempts=st.integers(1, 4),
+        retries_timeouts=st.booleans(),
+        base_s=st.sampled_from([0.0, 0.05, 1.0]),
+        timeout_s=st.sampled_from([None, 0.5, 3.0]),
+        total=st.sampled_from([None, 0, 7, 1000]),
+        ordered=st.booleans(),
+        consumed=st.booleans(),
+        stops=st.sampled_from([False, False, True]),
+        seed=st.integers(0, 2**32),
+    )
+    def begin(
+        self,
+        limit: int,
+        fixed: int | None,
+        max_tasks: int,
+        max_attempts: int,
+        retries_timeouts: bool,
+        base_s: float,
+        timeout_s: float | None,
+        total: int | None,
+        ordered: bool,
+        consumed: bool,
+        stops: bool,
+        seed: int,
+    ) -> None:
+        self.limit = limit
+        self.timeout_s = timeout_s
+        self.ordered = ordered
+        self.consumed_by_caller = consumed
+        self.stops = stops
+        self.policy = GroupPolicy(fixed=fixed, max_tasks=max_tasks, max_bytes=1000)
+        self.retry = RetryPolicy(
+            max_attempts=max_attempts,
+            on=(_WorthARetryError,),
+            retry_timeouts=retries_timeouts,
+            base_s=base_s,
+            cap_s=1.5,
+        )
+
+        def make() -> Scheduler:
+            return Scheduler(
+                limit=limit,
+                grouping=Grouping(self.policy, timeout_s=timeout_s),
+                rng=random.Random(seed),
+                retry=self.retry,
+                timeout_s=timeout_s,
+                total=total,
+                is_ordered=ordered,
+                is_consumed=consumed,
+                stops_on_failure=stops,
+            )
+
+        self.scheduler, self.twin = make(), make()
+        self.now_s = 0.0
+        self.timer_s: float | None = None
+        self.offered = 0
+        self.is_ended = False
+        self.in_flight: dict[int, tuple[int, ...]] = {}
+        self.gone: dict[int, tuple[int, ...]] = {}  # ended attempts, which may still speak up
+        self.deadlines: dict[int, float] = {}
+        self.backing_off: dict[int, float] = {}
+        self.waiting: set[int] = set()
+        self.settled: dict[int, object] = {}
+        self.delivered: set[int] = set()
+        self.unconsumed = 0
+        self.barren = 0
+        self.blamed: Counter[int] = Counter()
+        self.blamed_in_groups: Counter[int] = Counter()
+        self.goes_alone: set[int] = set()
+        self.launched = 0
+        self.most_ever_allowed = self.scheduler.window
+        self.finish: Finish | None = None
+
+    # ---- what may happen ----
+
+    # None has a precondition: what can't happen does nothing, and Hypothesis need not search.
+
+    @rule(share=st.floats(0.0, 1.0))
+    def offer(self, share: float) -> None:
+        if not self.scheduler.wanted:
+            return
+        count = max(1, round(share * self.scheduler.wanted))
+        self.waiting.update(range(self.offered, self.offered + count))
+        self.offered += count
+        self._feed(Offered(self.offered - count, count), _Step())
+
+    @rule(luck=st.integers(0, 9))
+    def end_input(self, luck: int) -> None:
+        if self.offered > 2 * luck and not self.is_ended:
+            self.is_ended = True
+            self._feed(InputEnded(), _Step())
+
+    @rule(data=st.data())
+    def start(self, data: st.DataObject) -> None:
+        """Also of an attempt that has started before: the first time counts."""
+        if self.in_flight:
+            self._start(self._attempt(data))
+
+    @rule()
+    def start_all(self) -> None:
+        for number in sorted(self.in_flight):
+            self._start(number)
+
+    @rule(
+        data=st.data(),
+        total_s=st.sampled_from([None, 0.0, 1e-6, 0.01, 1.0]),
+        payload_bytes=st.integers(0, 300),
+    )
+    def answer(self, data: st.DataObject, total_s: float | None, payload_bytes: int) -> None:
+        if not self.in_flight:
+            return
+        number = self._attempt(data)
+        tasks = self.in_flight[number]
+        outcomes = [
+            outcome
+            for task in tasks
+            if (outcome := self._outcome(task, number, data.draw(_FATES))) is not None
+        ]
+        outcomes += [  # a second opinion on a task that has an outcome already
+            Outcome(outcome.index, "duplicate")
+            for outcome in outcomes
+            if data.draw(st.integers(0, 9)) == 0
+        ]
+        if data.draw(st.integers(0, 4)) == 0:
+            foreign = data.draw(st.integers(0, self.offered + 3))
+            if foreign not in tasks:
+                outcomes.insert(0, Outcome(foreign, "foreign"))
+        report = None
+        if total_s is not None:
+            report = _report(number, total_s=total_s, payload_bytes=payload_bytes)
+        self._feed(AttemptAnswered(number, outcomes, report), self._foretell(number, outcomes))
+
+    @rule(data=st.data())
+    def answer_well(self, data: st.DataObject) -> None:
+        """So that runs get anywhere at all."""
+        for number in sorted(self.in_flight)[: data.draw(st.integers(1, 5))]:
+            if number in self.in_flight:
+                outcomes = [Outcome(task, (task, number)) for task in self.in_flight[number]]
+                report = _report(number, total_s=1e-3, payload_bytes=10)
+                step = self._foretell(number, outcomes)
+                self._feed(AttemptAnswered(number, outcomes, report), step)
+
+    @rule(data=st.data(), late_s=st.sampled_from([0.0, 1e-9, 1.0]))
+    def answer_overdue(self, data: st.DataObject, late_s: float) -> None:
+        """The answer and the end of its time are there at once: the answer counts."""
+        running = [number for number in self.deadlines if self.deadlines[number] > self.now_s]
+        if running:
+            number = data.draw(st.sampled_from(sorted(running)))
+            self.now_s = self.deadlines[number] + late_s
+            outcomes = [Outcome(task, (task, number)) for task in self.in_flight[number]]
+            step = self._foretell(number, outcomes)
+            self._feed(AttemptAnswered(number, outcomes, None), step)
+
+    @rule(data=st.data(), kind=st.sampled_from(FailureKind), with_error=st.booleans())
+    def fail(self, data: st.DataObject, kind: FailureKind, with_error: bool) -> None:
+        if not self.in_flight:
+            return
+        error = _WorthARetryError("of the attempt") if with_error else None
+        failure = Failure(kind=kind, detail="by the test", error=error)
+        number = self._attempt(data)
+        self._feed(AttemptFailed(number, failure), self._foretell_failure(number, failure))
+
+    @rule(data=st.data(), kind=st.sampled_from(FailureKind), luck=st.integers(0, 9))
+    def fail_fatally(self, data: st.DataObject, kind: FailureKind, luck: int) -> None:
+        if luck != _RARE or not self.in_flight:
+            return
+        failure = Failure(kind=kind, error=BackendError("fatal"), is_fatal=True)
+        number = self._attempt(data)
+        self._feed(AttemptFailed(number, failure), self._foretell_failure(number, failure))
+
+    @rule(times=st.integers(1, 15), data=st.data())
+    def fail_to_run(self, times: int, data: st.DataObject) -> None:
+        """A fleet without workers: attempt after attempt doesn't run."""
+        failure = Failure(kind=FailureKind.DID_NOT_RUN, detail="by the test")
+        for _ in range(times):
+            if self.in_flight:
+                number = self._attempt(data)
+                self._feed(AttemptFailed(number, failure), self._foretell_failure(number, failure))
+
+    @rule(data=st.data(), is_answer=st.booleans())
+    def speak_up_late(self, data: st.DataObject, is_answer: bool) -> None:
+        """A late answer, a duplicate answer, a failure after an answer: all count for nothing."""
+        if not self.gone:
+            return
+        number = data.draw(st.sampled_from(sorted(self.gone)))
+        if is_answer:
+            outcomes = [Outcome(task, "too late") for task in self.gone[number]]
+            self._feed(AttemptAnswered(number, outcomes, None), _Step())
+        else:
+            failure = Failure(kind=FailureKind.CRASHED, is_fatal=data.draw(st.booleans()))
+            self._feed(AttemptFailed(number, failure), _Step())
+
+    @rule(data=st.data())
+    def start_late(self, data: st.DataObject) -> None:
+        if self.gone:
+            self._feed(AttemptStarted(data.draw(st.sampled_from(sorted(self.gone)))), _Step())
+
+    @rule(dt_s=st.sampled_from([0.0, 1e-3, 0.1, 0.5, 2.0]), ticks=st.booleans())
+    def let_time_pass(self, dt_s: float, ticks: bool) -> None:
+        """The timer may be late: other events can be handled before it."""
+        self.now_s += dt_s
+        if ticks:
+            self._feed(Ticked(), _Step())
+
+    @rule(is_early=st.booleans())
+    def fire_timer(self, is_early: bool) -> None:
+        """As asyncio does: once, and possibly a moment before its time."""
+        if self.timer_s is None:
+            return
+        self.now_s = max(self.now_s, self.timer_s - _EARLY_S * is_early)
+        self.timer_s = None
+        self._feed(Ticked(), _Step())
+
+    @rule(share=st.floats(0.0, 1.0))
+    def consume(self, share: float) -> None:
+        if not self.unconsumed:
+            return
+        count = max(1, round(share * self.unconsumed))
+        self.unconsumed -= count
+        self._feed(Consumed(count), _Step())
+
+    @rule(luck=st.integers(0, 19))
+    def cancel(self, luck: int) -> None:
+        if luck == _RARE:
+            self._feed(Cancelled(), _Step(ends=Finish(None)))
+
+    # ---- what must follow: foretold ----
+
+    def _attempt(self, data: st.DataObject) -> int:
+        number: int = data.draw(st.sampled_from(sorted(self.in_flight)))
+        return number
+
+    def _start(self, number: int) -> None:
+        if number in self.in_flight:
+            if self.timeout_s is not None:
+                self.deadlines.setdefault(number, self.now_s + self.timeout_s)
+            self._feed(AttemptStarted(number), _Step())
+
+    def _outcome(self, task: int, number: int, fate: str) -> Outcome[Any] | None:
+        attempts = self.blamed[task] + 1
+        match fate:
+            case "ok":
+                return Outcome(task, (task, number), None, attempts)
+            case "raised":
+                return Outcome(task, error=ValueError(task), attempts=attempts)
+            case "worth a retry":
+                return Outcome(task, error=_WorthARetryError(task), attempts=attempts)
+            case "refused":
+                error = ChunkError(task, "refused by the test")
+                failure = Failure(kind=FailureKind.REFUSED, error=error)
+                return Outcome(task, error=error, attempts=attempts, failure=failure)
+            case _:
+                return None
+
+    def _foretell(self, number: int, outcomes: Sequence[Outcome[Any]]) -> _Step:
+        step = _Step()
+        owed = list(self._take(number))
+        self.barren = 0
+        for outcome in outcomes:
+            if outcome.index not in owed:
+                continue
+            owed.remove(outcome.index)
+            if outcome.error is None:
+                step.settled[outcome.index] = outcome
+                continue
+            failure = outcome.failure or Failure(
+                kind=FailureKind.KERNEL_RAISED, error=outcome.error
+            )
+            self._charge(step, outcome.index, failure, outcome)
+        for task in owed:
+            missing = Failure(kind=FailureKind.CRASHED)
+            self._charge(step, task, missing, WorkerCrashedError)
+        return step
+
+    def _foretell_failure(self, number: int, failure: Failure) -> _Step:
+        step = _Step()
+        tasks = self._take(number)
+        if failure.is_fatal:
+            step.ends = Finish(failure)
+        elif failure.kind is FailureKind.DID_NOT_RUN:
+            self.barren += 1
+            if self.barren > scheduler_module._MOST_BARREN_ATTEMPTS + self.limit:
+                step.ends = Finish(failure)
+            else:
+                step.sent_again.append(tasks)
+                self.waiting.update(tasks)
+        else:
+            self.barren = 0
+            self._blame(step, tasks, failure)
+        return step
+
+    def _foretell_timeouts(self, step: _Step) -> None:
+        for number, deadline_s in sorted(self.deadlines.items()):
+            if deadline_s <= self.now_s:
+                self.barren = 0
+                step.times_out.append(number)
+                self._blame(step, self._take(number), Failure(kind=FailureKind.TIMED_OUT))
+
+    def _blame(self, step: _Step, tasks: tuple[int, ...], failure: Failure) -> None:
+        if len(tasks) == 1:
+            ends_as: object = failure.error or _ERRORS[failure.kind]
+            self._charge(step, tasks[0], failure, ends_as)
+        else:
+            self.blamed_in_groups.update(tasks)
+            self.goes_alone.update(tasks)
+            self.waiting.update(tasks)
+            step.sent_again.append(tasks)
+
+    def _charge(self, step: _Step, task: int, failure: Failure, ends_as: object) -> None:
+        self.blamed[task] += 1
+        if self.retry.allows(failure, self.blamed[task]):
+            self.goes_alone.add(task)
+            step.backs_off[task] = failure
+        else:
+            step.settled[task] = ends_as
+
+    def _take(self, number: int) -> tuple[int, ...]:
+        tasks = self.in_flight.pop(number)
+        self.gone[number] = tasks
+        self.deadlines.pop(number, None)
+        return tasks
+
+    # ---- what does follow: checked ----
+
+    def _feed(self, happens: Event, step: _Step) -> None:
+        window = self.scheduler.window
+        actions = self.scheduler.handle(happens, self.now_s)
+        twins = self.twin.handle(happens, self.now_s)
+        assert [*map(_comparable, actions)] == [*map(_comparable, twins)], "same seed, same run"
+        self.most_ever_allowed = max(self.most_ever_allowed, window, self.scheduler.window)
+        if self.finish is not None:
+            assert actions == [], "nothing follows the end"
+            return
+        if step.ends is None:
+            self._foretell_timeouts(step)
+        self.settled.update(step.settled)
+        deliverable = self._deliverable() if step.ends is None else []
+        fails_fast = self.stops and any(map(self._is_error, deliverable))
+        is_complete = self.is_ended and len(self.settled) == self.offered
+        if step.ends is None and (fails_fast or is_complete):
+            step.ends = Finish(None)
+        self._check(actions, step, deliverable)
+
+    def _deliverable(self) -> list[int]:
+        if not self.ordered:
+            return [task for task in self.settled if task not in self.delivered]
+        found: list[int] = []
+        while len(self.delivered) + len(found) in self.settled:
+            found.append(len(self.delivered) + len(found))
+        return found
+
+    def _is_error(self, task: int) -> bool:
+        expected = self.settled[task]
+        return not isinstance(expected, Outcome) or expected.error is not None
+
+    def _check(self, actions: Sequence[Action], step: _Step, deliverable: list[int]) -> None:
+        for action in actions:
+            assert self.finish is None, "nothing follows the end"
+            match action:
+                case Launch(attempt=number, tasks=tasks):
+                    self._check_launch(number, tuple(tasks))
+                case Deliver(outcomes=outcomes):
+                    self._check_delivery(outcomes, deliverable)
+                case Retry(tasks=tasks, failure=failure, delay_s=delay_s):
+                    self._check_retry(tuple(tasks), failure, delay_s, step)
+                case Ignore(attempt=number):
+                    if number in step.times_out:
+                        step.times_out.remove(number)
+                    else:
+                        assert step.ends is not None, "an attempt was ignored for no reason"
+                        self._take(number)
+                case WakeAt(at_s=at_s):
+                    assert at_s > self.now_s, "a wake-up for now would never end"
+                    self.timer_s = at_s
+                case Finish():
+                    self._check_end(action, step)
+        assert not step.times_out, "a timeout was missed"
+        assert set(deliverable) <= self.delivered, "an outcome was kept back"
+        assert (self.finish is None) == (step.ends is None)
+        if self.finish is None:
+            assert not step.backs_off, "a task was not retried"
+            assert not step.sent_again, "a task was not sent again"
+
+    def _check_launch(self, number: int, tasks: tuple[int, ...]) -> None:
+        self.launched += 1
+        assert number not in self.in_flight
+        assert number not in self.gone, "an attempt's number is used once"
+        assert len(set(tasks)) == len(tasks) >= 1
+        due = {task for task, due_s in self.backing_off.items() if due_s <= self.now_s}
+        assert set(tasks) <= self.waiting | due, "launched twice, too early, or after its end"
+        if self.goes_alone.intersection(tasks):
+            assert len(tasks) == 1, "a suspect travels with others"
+        assert len(tasks) <= (self.policy.fixed or self.policy.max_tasks)
+        self.waiting.difference_update(tasks)
+        for task in tasks:
+            self.backing_off.pop(task, None)
+        self.in_flight[number] = tasks
+        assert len(self.in_flight) <= self.limit, "law 2"
+
+    def _check_delivery(self, outcomes: Sequence[Outcome[Any]], deliverable: list[int]) -> None:
+        assert outcomes, "an empty delivery"
+        for outcome in outcomes:
+            assert outcome.index not in self.delivered, "law 1: twice"
+            assert outcome.index in deliverable, "law 1: not settled, or out of order"
+            self.delivered.add(outcome.index)
+            expected = self.settled[outcome.index]
+            if isinstance(expected, type):
+                assert isinstance(outcome.error, expected)
+                assert outcome.attempts == self.blamed[outcome.index]
+            elif isinstance(expected, Exception):
+                assert outcome.error is expected
+            else:
+                assert outcome is expected
+        if self.ordered:
+            assert [o.index for o in outcomes] == sorted(o.index for o in outcomes)
+            assert self.delivered == set(range(len(self.delivered)))
+        if self.consumed_by_caller:
+            self.unconsumed += len(outcomes)
+
+    def _check_retry(
+        self, tasks: tuple[int, ...], failure: Failure, delay_s: float, step: _Step
+    ) -> None:
+        if tasks in step.sent_again:
+            step.sent_again.remove(tasks)
+            assert delay_s == 0.0
+            return
+        (task,) = tasks
+        assert step.backs_off.pop(task).kind is failure.kind
+        ceiling_s = min(self.retry.cap_s, self.retry.base_s * 2 ** self.blamed[task])
+        assert 0.0 <= delay_s <= ceiling_s
+        self.backing_off[task] = self.now_s + delay_s
+
+    def _check_end(self, action: Finish, step: _Step) -> None:
+        assert step.ends is not None, "the run ended for no reason"
+        self.finish = action
+        assert not self.in_flight, "an attempt was left running"
+        if step.ends.failure is None:
+            assert action.failure is None
+        else:
+            assert action.failure is not None
+            assert action.failure.kind is step.ends.failure.kind
+            assert action.failure.error is not None
+
+    @invariant()
+    def books_agree(self) -> None:
+        if not hasattr(self, "scheduler"):
+            return
+        invariants(self.scheduler)
+        assert self.scheduler.is_finished == (self.finish is not None)
+        assert self.scheduler.in_flight == len(self.in_flight)
+
+    @invariant()
+    def attempts_are_bounded(self) -> None:
+        """Law 3, and a crash among others is forgiven once only."""
+        if hasattr(self, "scheduler"):
+            assert max(self.blamed.values(), default=0) <= self.retry.max_attempts
+            assert max(self.blamed_in_groups.values(), default=0) <= 1
+
+    @invariant()
+    def window_is_kept(self) -> None:
+        """Law 4."""
+        if not hasattr(self, "scheduler"):
+            return
+        outstanding = self.offered - len(self.delivered) + self.unconsumed
+        assert outstanding <= self.most_ever_allowed
+        if self.is_ended or self.finish is not None:
+            assert self.scheduler.wanted == 0
+        else:
+            room = max(0, self.scheduler.window - outstanding)
+            # A few at once, never one by one: but never none while nothing else would happen.
+            assert self.scheduler.wanted == (room if room >= self.scheduler.window // 4 else 0)
+
+    @invariant()
+    def is_not_stuck(self) -> None:
+        """Law 5, and no place is left empty while a task waits for one."""
+        if not hasattr(self, "scheduler") or self.finish is not None:
+            return
+        due_s = [at_s for at_s in self.backing_off.values() if at_s > self.now_s]
+        due_s += [at_s for at_s in self.deadlines.values() if at_s > self.now_s]
+        if due_s:
+            assert self.timer_s is not None, "nobody will wake it"
+            assert self.timer_s <= min(due_s), "it will be woken too late"
+        assert (
+            self.in_flight or self.timer_s is not None or self.scheduler.wanted or self.unconsumed
+        )
+
+    def teardown(self) -> None:
+        finish = getattr(self, "finish", None)
+        event(f"{finish and (finish.failure.kind if finish.failure else 'ended')}")
+        event(f"launched > 20: {getattr(self, 'launched', 0) > 20}")
+
+
+_FATES = st.sampled_from(["ok", "ok", "ok", "raised", "worth a retry", "refused", "missing"])
+_ERRORS: dict[FailureKind, type[Exception]] = {
+    FailureKind.CRASHED: WorkerCrashedError,
+    FailureKind.TIMED_OUT: TaskTimeoutError,
+    FailureKind.REFUSED: ChunkError,
+    FailureKind.KERNEL_RAISED: BackendError,
+    FailureKind.DID_NOT_RUN: BackendError,
+}
+
+TestLaws = Laws.TestCase
+TestLaws.settings = settings(
+    max_examples=2500,
+    stateful_step_count=80,
+    deadline=None,
+    # Not Phase.explain: before Python 3.12 it takes minutes to say what shrinking shows in seconds.
+    phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
+)
+
+
+# ---- whole runs ----
+
+
+@dataclass
+class _Backend:
+    """Serves one run to its end, on a clock of its own; unkind by chance, as `rng` has it.
+
+    Attributes:
+        unkindness: Probability of a crash or no run, and of a kernel's error.
+        hangs: Probability of no answer.
+        hangs_first: The first attempt never answers.
+    """
+
+    scheduler: Scheduler
+    rng: random.Random
+    tasks: int
+    unkindness: float = 0.0
+    hangs: float = 0.0
+    hangs_first: bool = False
+    now_s: float = 0.0
+    timer_s: float | None = None
+    most_held: int = 0
+    delivered: Counter[int] = field(default_factory=Counter)
+    finish: Finish | None = None
+    _due: list[tuple[float, int, Event]] = field(default_factory=list)
+    _tie: int = 0
+    _offered: int = 0
+    _untaken: int = 0
+    _in_flight: dict[int, Sequence[int]] = field(default_factory=dict)
+
+    def run(self, *, events_at_most: int = 200_000) -> None:
+        """Until the run is over; every event is followed by what the input wants to give."""
+        for _ in range(events_at_most):
+            if self.finish is not None:
+                return
+            self._feed(self._next())
+            self.most_held = max(self.most_held, held_by(self.scheduler))
+        raise AssertionError(f"it goes on and on: {self.scheduler!r}")
+
+    def _next(self) -> Event:
+        wanted = min(self.scheduler.wanted, self.tasks - self._offered)
+        if wanted:
+            self._offered += wanted
+            return Offered(self._offered - wanted, wanted)
+        if self.scheduler.wanted:
+            self.tasks = self._offered
+            return InputEnded()
+        if self._untaken and self.rng.random() < 0.5:
+            taken, self._untaken = self._untaken, 0
+            return Consumed(taken)
+        if self.timer_s is not None and (not self._due or self.timer_s <= self._due[0][0]):
+            self.now_s = max(self.now_s, self.timer_s - self.rng.choice([0.0, _EARLY_S]))
+            self.timer_s = None
+            return Ticked()
+        if not self._due:
+            assert self._untaken, f"stuck: {self.scheduler!r}"
+            taken, self._untaken = self._untaken, 0
+            return Consumed(taken)
+        self.now_s, _, happens = heapq.heappop(self._due)
+        return happens
+
+    def _feed(self, happens: Event) -> None:
+        for action in self.scheduler.handle(happens, self.now_s):
+            match action:
+                case Launch(attempt=number, tasks=tasks):
+                    self._in_flight[number] = tasks
+                    self._serve(number, tasks)
+                case Deliver(outcomes=outcomes):
+                    self.delivered.update(outcome.index for outcome in outcomes)
+                    self._untaken += len(outcomes) if self.scheduler._is_consumed else 0
+                case WakeAt(at_s=at_s):
+                    self.timer_s = at_s
+                case Finish():
+                    self.finish = action
+                case _:
+                    pass
+
+    def _serve(self, number: int, tasks: Sequence[int]) -> None:
+        started_s = self.now_s + self.rng.expovariate(10.0)
+        ended_s = started_s + self.rng.expovariate(1.0) * len(tasks) * 1e-3
+        self._later(started_s, AttemptStarted(number))
+        if self.rng.random() < self.hangs or (self.hangs_first and number == 0):
+            return
+        if self.rng.random() < self.unkindness:
+            kind = self.rng.choice([FailureKind.CRASHED, FailureKind.DID_NOT_RUN])
+            self._later(ended_s, AttemptFailed(number, Failure(kind=kind)))
+        else:
+            outcomes = [self._outcome(task) for task in tasks]
+            report = _report(number, total_s=ended_s - started_s, payload_bytes=10 * len(tasks))
+            self._later(ended_s, AttemptAnswered(number, outcomes, report))
+
+    def _outcome(self, task: int) -> Outcome[int]:
+        if self.rng.random() < self.unkindness:
+            return Outcome(task, error=_WorthARetryError(task))
+        return Outcome(task, task)
+
+    def _later(self, at_s: float, happens: Event) -> None:
+        self._tie += 1
+        heapq.heappush(self._due, (at_s, self._tie, happens))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    limit=st.integers(1, 8),
+    tasks=st.integers(0, 300),
+    unkindness=st.sampled_from([0.0, 0.1, 0.4]),
+    timeout_s=st.sampled_from([None, 5.0]),
+    ordered=st.booleans(),
+    consumed=st.booleans(),
+)
+def test_a_run_ends_with_every_task_delivered_once(
+    seed: int,
+    limit: int,
+    tasks: int,
+    unkindness: float,
+    timeout_s: float | None,
+    ordered: bool,
+    consumed: bool,
+) -> None:
+    rng = random.Random(seed)
+    scheduler = Scheduler(
+        limit=limit,
+        grouping=Grouping(GroupPolicy(max_tasks=16), timeout_s=timeout_s),
+        rng=rng,
+        retry=RetryPolicy(on=(_WorthARetryError,), retry_timeouts=bool(seed % 2)),
+        timeout_s=timeout_s,
+        is_ordered=ordered,
+        is_consumed=consumed,
+    )
+    hangs = 0.05 if timeout_s is not None else 0.0
+    backend = _Backend(scheduler, rng, tasks, unkindness, hangs)
+    backend.run()
+    assert backend.finish == Finish(None)
+    assert backend.delivered == Counter(range(tasks))
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+def test_memory_is_that_of_the_window_however_long_the_run(ordered: bool) -> None:
+    """The first attempt hangs until the end, so that whatever queues up behind it would show."""
+    window = 4 * (2 * 8 + 1)
+    rng = random.Random(7)
+    scheduler = Scheduler(
+        limit=4,
+        grouping=Grouping(GroupPolicy(fixed=8)),
+        rng=rng,
+        retry=RetryPolicy(on=(_WorthARetryError,)),
+        timeout_s=1e6,
+        is_ordered=ordered,
+    )
+    backend = _Backend(scheduler, rng, 20_000, unkindness=0.05, hangs_first=True)
+    backend.run()
+    assert backend.delivered == Counter(range(20_000))
+    # An unsettled task has an entry in at most four containers.
+    assert backend.most_held < 4 * window

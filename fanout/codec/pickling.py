@@ -7,6 +7,7 @@ import io
 import pickle
 import sys
 import threading
+import types
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from fanout.codec.parts import (
@@ -18,6 +19,11 @@ from fanout.errors import EncodeError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+_HINT_GENERATOR: Final = "pass or return a list of what it yields"
+_HINT_RESOURCE: Final = (
+    "open files, locks, connections and the like belong to one process: create them inside the "
+    "kernel"
+)
 # cloudpickle's list of modules that go by value is one for the whole process.
 _REGISTRY_LOCK: Final = threading.RLock()
 
@@ -51,8 +57,7 @@ def pickled(value: object, by_value: frozenset[str]) -> tuple[bytes, list[Buffer
         raise EncodeError(
             type_name(type(value)),
             f"can't be pickled ({error})",
-            "open files, locks, connections and the like belong to one process: "
-            "create them inside the kernel",
+            _HINT_GENERATOR if isinstance(value, types.GeneratorType) else _HINT_RESOURCE,
         ) from error
 
 

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     from fanout.backends import Backend
     from fanout.events import RunEvent
-    from fanout.kernel import KernelSpec
+    from fanout.kernel_spec import KernelSpec
     from fanout.scheduler import Scheduler
     from fanout.tasks import Environment, Outcome
 

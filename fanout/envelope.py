@@ -33,7 +33,7 @@ from fanout.wire import PROTOCOL, Message
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from fanout.kernel import KernelSpec
+    from fanout.kernel_spec import KernelSpec
 
 # An exception of one of these classes means something to whoever awaits the map; raised from there
 # it would be mistaken for that.

@@ -19,7 +19,7 @@ from fanout.engine import Engine
 from fanout.errors import UsageError
 from fanout.grouping import Grouping, GroupPolicy
 from fanout.intake import checked_input
-from fanout.kernel import prepare
+from fanout.kernel_spec import prepare
 from fanout.options import MapOptions, check
 from fanout.outcomes import Meter, OutcomeStream, Run
 from fanout.scheduler import Scheduler

@@ -26,7 +26,7 @@ import numpy as np
 from fanout._version import __version__
 from fanout.codec import Encoded, ListEncoder, decode, decode_each, encode
 from fanout.errors import EncodeError, FanoutError
-from fanout.kernel import module_digest
+from fanout.kernel_spec import module_digest
 from fanout.wire import PROTOCOL, Message
 
 if TYPE_CHECKING:

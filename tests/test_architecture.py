@@ -21,7 +21,7 @@ LAYERS = [
     {"codec.pickling"},
     {"codec.encoding", "codec.decoding"},
     {"codec"},
-    {"wire", "kernel", "envelope"},
+    {"wire", "kernel_spec", "envelope"},
     {"config", "options"},
     {"worker"},
     {"worker_process"},

@@ -155,7 +155,7 @@ def test_other_observers_see_the_end_even_so(at: type) -> None:
     """A display must close."""
     from fanout.engine import Engine
     from fanout.grouping import Grouping, GroupPolicy
-    from fanout.kernel import prepare
+    from fanout.kernel_spec import prepare
     from fanout.scheduler import Scheduler
 
     async def main() -> None:

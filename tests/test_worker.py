@@ -20,7 +20,7 @@ from fanout.codec import decode
 from fanout.envelope import build
 from fanout.errors import ChunkError, DecodeError, EncodeError, KernelLoadError, ResultError
 from fanout.events import AttemptAnswered
-from fanout.kernel import prepare
+from fanout.kernel_spec import prepare
 from fanout.wire import frame, unframe
 from fanout.worker import Worker
 from tests.worker_checks import answer_of, outcomes_of, refusal_of, request_of

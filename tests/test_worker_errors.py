@@ -13,7 +13,7 @@ import pytest
 
 from fanout.errors import KernelError
 from fanout.events import AttemptAnswered
-from fanout.kernel import prepare
+from fanout.kernel_spec import prepare
 from fanout.worker import Worker
 from tests.worker_checks import answer_of, error_of, outcomes_of, request_of
 

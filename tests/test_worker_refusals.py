@@ -10,7 +10,7 @@ import pytest
 from fanout.codec import Encoded
 from fanout.errors import DecodeError, KernelLoadError, ProtocolError
 from fanout.events import AttemptAnswered
-from fanout.kernel import prepare
+from fanout.kernel_spec import prepare
 from fanout.wire import Message
 from fanout.worker import Worker
 from tests.worker_checks import answer_of, outcomes_of, refusal_of, request_of

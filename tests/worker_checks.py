@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from fanout.envelope import build, read
 from fanout.events import AttemptAnswered, AttemptFailed
-from fanout.kernel import prepare
+from fanout.kernel_spec import prepare
 from fanout.wire import Message, frame, unframe
 from fanout.worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from fanout.kernel import KernelSpec
+    from fanout.kernel_spec import KernelSpec
     from fanout.tasks import Outcome
 
 

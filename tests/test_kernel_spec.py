@@ -25,12 +25,12 @@ import pytest
 
 from fanout.codec import decode
 from fanout.errors import EncodeError, KernelNotUsableError
-from fanout.kernel import is_importable, kernel_name, module_digest, prepare
+from fanout.kernel_spec import is_importable, kernel_name, module_digest, prepare
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
-    from fanout.kernel import KernelSpec
+    from fanout.kernel_spec import KernelSpec
 
 
 def square(x: int) -> int:
@@ -90,9 +90,9 @@ def test_a_function_of_a_module_travels_by_reference_with_the_digest_of_its_file
 @pytest.mark.parametrize(
     ("kernel", "target", "has_source"),
     [
-        (compiled, "tests.test_kernel:compiled", True),
-        (Scaler, "tests.test_kernel:Scaler", True),
-        (Scaler.doubled, "tests.test_kernel:Scaler.doubled", True),
+        (compiled, "tests.test_kernel_spec:compiled", True),
+        (Scaler, "tests.test_kernel_spec:Scaler", True),
+        (Scaler.doubled, "tests.test_kernel_spec:Scaler.doubled", True),
         (json.dumps, "json:dumps", True),
         (math.sqrt, "math:sqrt", False),
         (len, "builtins:len", False),
@@ -183,7 +183,7 @@ def test_a_function_of_main_travels_by_value_and_runs_elsewhere() -> None:
     script = """if True:
         import sys
         import numba
-        from fanout.kernel import prepare
+        from fanout.kernel_spec import prepare
         from fanout.wire import Message, frame
         SHIFT = 3
         def helper(x): return x + SHIFT
@@ -370,5 +370,5 @@ def test_a_module_put_into_sys_modules_is_importable_only_if_its_file_is_found(s
 def test_kernels_have_a_name_for_people() -> None:
     assert kernel_name(square) == "square"
     assert kernel_name(functools.partial(square, 1)) == "partial of square"
-    assert kernel_name(Scaler(1)).startswith("<tests.test_kernel.Scaler object")
+    assert kernel_name(Scaler(1)).startswith("<tests.test_kernel_spec.Scaler object")
     assert len(kernel_name(operator.itemgetter(*range(1000)))) < 200

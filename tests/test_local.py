@@ -219,6 +219,21 @@ async def test_a_chunk_above_the_limit_is_refused_with_what_to_do() -> None:
     assert "8 MiB encoded, the limit is 1 MiB: make chunks smaller" in str(results[1])
 
 
+async def test_a_worker_asked_for_a_kernel_that_it_no_longer_keeps_gets_it_again() -> None:
+    """It keeps 64."""
+    kernels = [functools.partial(add, offset) for offset in range(70)]
+    async with fanout.Executor(fanout.Local(1)) as ex:
+        for _ in range(2):
+            for offset, kernel in enumerate(kernels):
+                assert await ex.map(kernel, [1]) == [offset + 1]
+
+
+@pytest.mark.parametrize("workers", [0, -1, 1.5, "2"])
+def test_a_number_of_workers_that_makes_no_sense_is_refused(workers: Any) -> None:
+    with pytest.raises(fanout.errors.UsageError, match=r"workers=.* must be a whole number"):
+        fanout.Local(workers)
+
+
 def test_it_runs_from_another_thread() -> None:
     results: list[list[int]] = []
     thread = threading.Thread(

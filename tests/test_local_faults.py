@@ -212,3 +212,33 @@ def _is_running(pid: int) -> bool:
             return file.read().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+async def test_a_worker_that_died_in_its_sleep_is_replaced() -> None:
+    async with fanout.Executor(fanout.Local(1)) as ex:
+        ((_, pid),) = await ex.map(slow, [0])
+        os.kill(pid, signal.SIGKILL)
+        while _is_running(pid):
+            await asyncio.sleep(0.01)
+        run = await ex.run(slow, [1])
+    ((chunk, other),) = run.results
+    assert (chunk, run.outcomes[0].attempts) == (1, 1)
+    assert other != pid
+
+
+async def test_a_call_that_waits_behind_a_hanging_one_is_not_blamed() -> None:
+    async with fanout.Executor(fanout.Local(1)) as ex:
+        await ex.map(hangs, range(8, 500), group=1)  # quick calls: the next one waits in the socket
+        results = await ex.map(hangs, range(5, 12), group=1, timeout_s=1.0, return_exceptions=True)
+    assert isinstance(results.pop(2), fanout.errors.TaskTimeoutError)
+    assert results == [5, 6, 8, 9, 10, 11]
+
+
+async def test_closing_the_executor_under_a_map_ends_the_map() -> None:
+    ex = fanout.Executor(fanout.Local(1))
+    await ex.__aenter__()
+    running = asyncio.create_task(ex.map(time.sleep, [600, 600, 600]))
+    await asyncio.sleep(1.0)
+    await ex.__aexit__(None, None, None)
+    with pytest.raises(fanout.errors.FanoutError, match="closed"):
+        await running

@@ -31,12 +31,15 @@ class GroupPolicy:
             client is busy with one answer.
         max_bytes: Most payload in one attempt, request and reply together, as far as the average
             so far can tell.
+        max_ahead_bytes: Most payload to have pulled from the input beyond what is being worked on,
+            as far as the average so far can tell.
         fixed: Use exactly this many instead (`group=`), fewer only at the end of the input.
     """
 
     target_s: float = 0.05
     max_tasks: int = 2048
     max_bytes: int = 4 * 2**20
+    max_ahead_bytes: int = 256 * 2**20
     fixed: int | None = None
 
     def __post_init__(self) -> None:
@@ -90,3 +93,16 @@ class Grouping:
         if remaining is not None:
             size = min(size, math.ceil(remaining / (2 * limit)))
         return max(size, 1)
+
+    def window(self, limit: int) -> int:
+        """Most tasks to pull from the input that are not yet consumed.
+
+        Enough for each of the `limit` attempts in flight and for two more after it, unless the
+        chunks are so large that a task for each attempt has to do.
+        """
+        size = self.size()
+        most = limit * (2 * size + 1)
+        if self._policy.fixed is None and self._task_bytes > 0:
+            ahead = self._policy.max_ahead_bytes / self._task_bytes
+            most = int(min(most, limit * size + ahead))
+        return most

@@ -127,7 +127,7 @@ class Scheduler:
         self._held: dict[int, Outcome[Any]] = {}  # ordered runs: waiting for a predecessor
         self._next_in_order = 0
         self._unconsumed = 0
-        self._window = self._limit * (2 * grouping.size() + 1)
+        self._window = grouping.window(limit)
         self._barren = 0
         self._armed_s: float | None = None
         self._actions: list[Action] = []
@@ -231,7 +231,7 @@ class Scheduler:
                 busy_s=event.report.total_s,
                 payload_bytes=event.report.payload_bytes,
             )
-            self._window = self._limit * (2 * self._grouping.size() + 1)
+            self._window = self._grouping.window(self._limit)
         owed = set(tasks)
         for outcome in event.outcomes:
             if outcome.index not in owed:

@@ -139,3 +139,19 @@ def test_a_group_that_is_no_number_of_tasks_is_refused(group: object) -> None:
 def test_its_repr_shows_what_it_learned() -> None:
     grouping = measured(task_s=1 * MS, task_bytes=20)
     assert repr(grouping) == "<Grouping of 50: 0.001 s, 20 B a task>"
+
+
+def test_the_window_holds_two_groups_more_for_each_attempt_in_flight() -> None:
+    assert Grouping(GroupPolicy()).window(4) == 4 * 3
+    assert measured(GroupPolicy(target_s=0.05), task_s=1 * MS).window(4) == 4 * 101
+
+
+def test_large_chunks_are_pulled_ahead_by_their_bytes_not_their_number() -> None:
+    policy = GroupPolicy(max_ahead_bytes=250)
+    assert measured(policy, task_s=1.0, task_bytes=100).window(4) == 4 + 2
+    assert measured(policy, task_s=1.0, task_bytes=1000).window(4) == 4
+
+
+def test_a_fixed_group_is_never_cut_short_by_the_window() -> None:
+    policy = GroupPolicy(fixed=100, max_ahead_bytes=250)
+    assert measured(policy, task_s=1.0, task_bytes=100).window(4) == 4 * 201

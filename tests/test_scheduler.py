@@ -312,6 +312,15 @@ def test_back_off_waits_within_full_jitter() -> None:
         assert 0.95 * ceiling_s < max(delays[n]) <= ceiling_s
 
 
+def test_the_same_seed_gives_the_same_back_off() -> None:
+    delays = []
+    for _ in range(2):
+        bench = Bench(limit=1, retry=RetryPolicy(base_s=1.0))
+        bench.offer(1)
+        delays += [a.delay_s for a in bench.fail(0, CRASH) if isinstance(a, Retry)]
+    assert delays[0] == delays[1] > 0.0
+
+
 def test_a_retried_task_travels_alone() -> None:
     bench = Bench(limit=1, group=2)
     bench.offer(4)

@@ -123,7 +123,7 @@ class Ignore:
 
 @dataclass(frozen=True, slots=True)
 class WakeAt:
-    """Send `Ticked` at this time unless something else happens before, seconds."""
+    """Send `Ticked` at this time, seconds; replaces the one before."""
 
     at_s: float
 

@@ -266,12 +266,13 @@ class Executor:
         check(options)
         source = checked_input(chunks)
         is_safe = options.get("codec", "auto") == "safe"
+        run = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
         timeout_s = options.get("timeout_s")
         grouping = Grouping(GroupPolicy(fixed=options.get("group")), timeout_s=timeout_s)
         scheduler = Scheduler(
             limit=self._backend.limit,
             grouping=grouping,
-            rng=random.Random(),  # noqa: S311  # jitter, not secrets
+            rng=random.Random(run),  # noqa: S311  # jitter, not secrets; the same if run again
             retry=options.get("retry"),
             timeout_s=timeout_s,
             total=len(source) if isinstance(source, Sized) else None,
@@ -279,7 +280,6 @@ class Executor:
             is_consumed=is_consumed,
             stops_on_failure=stops_on_failure,
         )
-        run = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
         engine = Engine(
             run=run,
             scheduler=scheduler,

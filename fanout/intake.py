@@ -182,6 +182,9 @@ class Intake:
     def _ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled():
             if (error := task.exception()) is not None:
+                if self._scheduler.is_finished:  # raised while it was closed: nobody waits for it
+                    message = "fanout: the input raised when it was closed"
+                    self._loop.call_exception_handler({"message": message, "exception": error})
                 self._abort(error)
         elif not self._scheduler.is_finished:  # so it was not us
             self._abort(asyncio.CancelledError("something cancelled the input of fanout"))

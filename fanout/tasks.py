@@ -66,7 +66,7 @@ class Outcome(Generic[R]):
         index: Position of the chunk in the input, from 0.
         value: What the kernel returned; None if the task failed.
         error: Why the task failed; None if it succeeded.
-        attempts: How many attempts the task took.
+        attempts: How many attempts the task took; those that were not its fault are not counted.
         kernel_s: Time inside the kernel, seconds; 0 if unknown.
         report: The attempt that produced it; None if no attempt answered.
         stdout: What the kernel printed (Python's `sys.stdout`), at most 16 KiB.

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from fanout.tasks import AttemptReport, Environment
+
 if TYPE_CHECKING:
     from fanout.scheduler import Scheduler
 
@@ -50,3 +52,18 @@ def _entries(value: Any) -> int:
     if isinstance(value, str | bytes) or not hasattr(value, "__len__"):
         return 0
     return len(value)
+
+
+def report_of(attempt: int, *, total_s: float, payload_bytes: int = 0) -> AttemptReport:
+    """The report of an attempt that took so long and was so large."""
+    return AttemptReport(
+        attempt=attempt,
+        environment=Environment(id="e", pid=1, machine="test"),
+        is_cold=False,
+        received_epoch_s=0.0,
+        setup_s=0.0,
+        kernel_s=total_s,
+        total_s=total_s,
+        peak_memory_bytes=None,
+        payload_bytes=payload_bytes,
+    )

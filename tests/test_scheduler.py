@@ -30,8 +30,8 @@ from fanout.events import (
 from fanout.grouping import Grouping, GroupPolicy
 from fanout.retry import Failure, FailureKind, RetryPolicy
 from fanout.scheduler import Scheduler
-from fanout.tasks import AttemptReport, Environment, Outcome
-from tests.scheduler_checks import invariants
+from fanout.tasks import Outcome
+from tests.scheduler_checks import invariants, report_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -90,20 +90,6 @@ def launched(actions: Sequence[Action]) -> list[list[int]]:
 
 def delivered(actions: Sequence[Action]) -> list[Outcome[Any]]:
     return [o for action in actions if isinstance(action, Deliver) for o in action.outcomes]
-
-
-def _report(attempt: int, *, total_s: float, payload_bytes: int = 0) -> AttemptReport:
-    return AttemptReport(
-        attempt=attempt,
-        environment=Environment(id="e", pid=1, machine="test"),
-        is_cold=False,
-        received_epoch_s=0.0,
-        setup_s=0.0,
-        kernel_s=total_s,
-        total_s=total_s,
-        peak_memory_bytes=None,
-        payload_bytes=payload_bytes,
-    )
 
 
 # ---- the plain course ----
@@ -634,14 +620,14 @@ def test_the_window_grows_with_the_groups() -> None:
     bench = Bench(limit=1, group=None)
     small = bench.scheduler.window
     bench.offer(3, ends=False)
-    bench.feed(AttemptAnswered(0, [Outcome(0)], _report(0, total_s=1e-6)))
+    bench.feed(AttemptAnswered(0, [Outcome(0)], report_of(0, total_s=1e-6)))
     assert bench.scheduler.window > small
 
 
 def test_groups_shrink_towards_a_known_end() -> None:
     bench = Bench(limit=1, group=None, total=10)
     bench.offer(3, ends=False)
-    bench.feed(AttemptAnswered(0, [Outcome(0)], _report(0, total_s=1e-6)))
+    bench.feed(AttemptAnswered(0, [Outcome(0)], report_of(0, total_s=1e-6)))
     bench.offer(7)
     # 9 tasks are left: two that were queued, then seven. Half of what is left goes at a time.
     while bench.scheduler.in_flight:

@@ -234,6 +234,17 @@ def test_a_number_of_workers_that_makes_no_sense_is_refused(workers: Any) -> Non
         fanout.Local(workers)
 
 
+async def test_workers_search_the_same_places_for_modules(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Relative ones wherever the worker is; what only an installer's hook knows, as it is."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", ["", "here", "__editable__.x.__path_hook__", *sys.path])
+    (path,) = await fanout.map(lambda _: sys.path[:3], [0])
+    assert path == [str(tmp_path), str(tmp_path / "here"), "__editable__.x.__path_hook__"]
+
+
 def test_it_runs_from_another_thread() -> None:
     results: list[list[int]] = []
     thread = threading.Thread(

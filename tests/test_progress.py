@@ -567,6 +567,7 @@ def test_a_stderr_that_can_not_be_written_to_disturbs_nobody(
         progress = quick(quiet_s=quiet_s)
         for event in (started(1), Deliver([Outcome(0, stdout="hello\n")]), RunEnded()):
             progress(event)
+        assert progress.view().done == 1
 
 
 SCRIPT = """

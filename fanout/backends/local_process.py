@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 from collections import deque
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
 from fanout.backends import AttemptError
@@ -83,7 +84,7 @@ class WorkerProcess:
             theirs.close()
 
     def _spawn(self, theirs: socket.socket) -> subprocess.Popen[bytes]:
-        path = json.dumps([os.path.abspath(entry) for entry in sys.path])  # noqa: PTH100  # "" is cwd
+        path = json.dumps([_absolute(entry) for entry in sys.path])
         environment = {**dict.fromkeys(_ONE_THREAD, "1"), **os.environ}
         if sys.platform == "win32":  # never run there by us; sockets go by handle
             process = subprocess.Popen(
@@ -307,6 +308,12 @@ class Channel(asyncio.BufferedProtocol):
 
 def _nothing() -> None:
     pass
+
+
+def _absolute(entry: str) -> str:
+    """An entry of sys.path, wherever it is read; some name no place but a hook of an installer."""
+    path = Path(entry)  # "" is the current folder
+    return str(path.absolute()) if path.exists() else entry
 
 
 def not_run(detail: str, *, is_fatal: bool = False) -> Failure:

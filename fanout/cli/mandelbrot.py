@@ -99,15 +99,15 @@ def command(
     Prints what the run took: on which backend, how many tasks and attempts, the makespan, the time
     inside the kernel, and how much faster that was than one core.
     """
-    from fanout import picture
+    from fanout import config, picture
     from fanout.backends.local import Local
 
     view = _view(size, max_iter, centre, width)
     _refuse_what_does_not_fit(view)
-    backend = Local(workers) if workers else None
+    backend = Local(workers or config.load().workers)
     picture.check_target(out, palette)
     if not yes:
-        _refuse_what_takes_long(view, workers)
+        _refuse_what_takes_long(view, backend.concurrency)
     run = asyncio.run(_rendered(view, backend, progress))
     picture.save_png(out, _coloured(run, max_iter, palette))
     summary = _summary(run, out, view)
@@ -149,8 +149,7 @@ def _refuse_what_does_not_fit(view: View) -> None:
         raise UsageError(msg)
 
 
-def _refuse_what_takes_long(view: View, workers: int | None) -> None:
-    cores = workers or os.cpu_count() or 1
+def _refuse_what_takes_long(view: View, cores: int) -> None:
     longest_s = view.columns * view.rows * view.max_iter / _ITERATIONS_PER_S / cores
     if longest_s < _LONG_S:
         return

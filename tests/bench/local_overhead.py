@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import platform
 import statistics
 import sys
@@ -28,7 +27,7 @@ import fanout
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-WORKERS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+WORKERS = fanout.Local().concurrency
 
 
 def nothing(chunk: int) -> int:

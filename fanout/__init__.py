@@ -14,27 +14,38 @@ from typing import TYPE_CHECKING, Any
 from fanout._version import __version__
 
 if TYPE_CHECKING:
-    from fanout import errors, events, sync
+    from fanout import emulator, errors, events, sync
     from fanout.api import map, run, starmap, stream  # noqa: A004
+    from fanout.backends.aws_lambda import Lambda
     from fanout.backends.local import Local
     from fanout.executor import Executor
     from fanout.options import MapOptions
     from fanout.outcomes import OutcomeStream, Run
+    from fanout.refs import Ref
     from fanout.retry import RetryPolicy
+    from fanout.stored_chunks import Block, StoredObject
+    from fanout.stored_input import blocks, objects
     from fanout.tasks import Outcome
 
 __all__ = [
+    "Block",
     "Executor",
+    "Lambda",
     "Local",
     "MapOptions",
     "Outcome",
     "OutcomeStream",
+    "Ref",
     "RetryPolicy",
     "Run",
+    "StoredObject",
     "__version__",
+    "blocks",
+    "emulator",
     "errors",
     "events",
     "map",
+    "objects",
     "run",
     "starmap",
     "stream",
@@ -42,14 +53,20 @@ __all__ = [
 ]
 
 _MODULES = {
+    "Block": "fanout.stored_chunks",
     "Executor": "fanout.executor",
+    "Lambda": "fanout.backends.aws_lambda",
     "Local": "fanout.backends.local",
     "MapOptions": "fanout.options",
     "Outcome": "fanout.tasks",
     "OutcomeStream": "fanout.outcomes",
+    "Ref": "fanout.refs",
     "RetryPolicy": "fanout.retry",
     "Run": "fanout.outcomes",
+    "StoredObject": "fanout.stored_chunks",
+    "blocks": "fanout.stored_input",
     "map": "fanout.api",
+    "objects": "fanout.stored_input",
     "run": "fanout.api",
     "starmap": "fanout.api",
     "stream": "fanout.api",
@@ -59,7 +76,7 @@ _MODULES = {
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return getattr(importlib.import_module(_MODULES[name]), name)
-    if name in {"errors", "events", "sync"}:
+    if name in {"emulator", "errors", "events", "sync"}:
         return importlib.import_module(f"fanout.{name}")
     msg = f"module 'fanout' has no attribute {name!r}"
     raise AttributeError(msg)

@@ -26,12 +26,14 @@ class Settings:
     """What a user can set outside of a call.
 
     Attributes:
-        backend: `FANOUT_BACKEND`: where attempts run when no backend is given; "local".
+        backend: `FANOUT_BACKEND`: where attempts run when no backend is given; "local" or "lambda".
+        function: `FANOUT_FUNCTION`: name or ARN of the function that the backend "lambda" uses.
         workers: `FANOUT_WORKERS`: processes of the local backend; one per core if None.
         progress: `FANOUT_PROGRESS`: whether to show progress.
     """
 
     backend: str = "local"
+    function: str | None = None
     workers: int | None = None
     progress: bool = True
 
@@ -62,6 +64,7 @@ def resolve(environment: Mapping[str, str], file: Mapping[str, object], source: 
     settings = Settings()
     return Settings(
         backend=_backend(*found.get("backend", (settings.backend, ""))),
+        function=_function(*found.get("function", (settings.function, ""))),
         workers=_workers(*found.get("workers", (settings.workers, ""))),
         progress=_switch(*found.get("progress", (settings.progress, ""))),
     )
@@ -91,10 +94,17 @@ def _default_path() -> Path:
 
 
 def _backend(value: object, where: str) -> str:
-    if value != "local":
-        msg = f"backend {value!r} in {where} is not known: there is 'local'"
+    if value not in {"local", "lambda"}:
+        msg = f"backend {value!r} in {where} is not known: there are 'local' and 'lambda'"
         raise UsageError(msg)
-    return "local"
+    return str(value)
+
+
+def _function(value: object, where: str) -> str | None:
+    if value is not None and not (isinstance(value, str) and value.strip()):
+        msg = f"function {value!r} in {where} must be the name or the ARN of a Lambda function"
+        raise UsageError(msg)
+    return value.strip() if isinstance(value, str) else None
 
 
 def _workers(value: object, where: str) -> int | None:

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import functools
 from collections import deque
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from fanout.backends import AttemptError
@@ -38,7 +39,7 @@ from fanout.intake import Intake
 from fanout.retry import Failure, FailureKind
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, Callable, Iterable, Sequence
+    from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
     from typing import Self
 
     from fanout.backends import Backend
@@ -60,6 +61,8 @@ class Engine:
         deliver: Takes final outcomes as they come, and an empty batch at the end.
         is_star: Each chunk is a tuple of arguments.
         is_safe: Refuse pickle.
+        timeout_s: What a task may take, where the worker itself sees to that.
+        store: Locator of the store in which refs are.
         drains: When the input raises, finish the tasks that it gave before, and deliver them.
         observers: Told everything, in order. What one raises ends the run.
     """
@@ -75,6 +78,8 @@ class Engine:
         deliver: Callable[[Sequence[Outcome[Any]]], None],
         is_star: bool = False,
         is_safe: bool = False,
+        timeout_s: float | None = None,
+        store: Mapping[str, Any] | None = None,
         drains: bool = False,
         observers: Sequence[Callable[[RunEvent], None]] = (),
     ) -> None:
@@ -88,6 +93,8 @@ class Engine:
         self._deliver = deliver
         self._is_star = is_star
         self._is_safe = is_safe
+        self._timeout_s = timeout_s
+        self._store = store
         self._observers = observers
         # Most runs have nobody to tell, and attempts may be many.
         self._hears_starts = bool(observers) or scheduler.timeout_s is not None
@@ -280,7 +287,13 @@ class Engine:
         scheduler = self._scheduler
         try:
             request, sent, outcomes = build(
-                self._spec, tasks, self._intake.chunks, is_star=self._is_star, is_safe=self._is_safe
+                self._spec,
+                tasks,
+                self._intake.chunks,
+                is_star=self._is_star,
+                is_safe=self._is_safe,
+                timeout_s=self._timeout_s,
+                store=self._store,
             )
             answer: AttemptAnswered | AttemptFailed = AttemptAnswered(number, outcomes, None)
             if sent:
@@ -297,7 +310,7 @@ class Engine:
                     environments=self._environments,
                 )
                 if outcomes and isinstance(answer, AttemptAnswered):
-                    answer = AttemptAnswered(number, [*answer.outcomes, *outcomes], answer.report)
+                    answer = replace(answer, outcomes=[*answer.outcomes, *outcomes])
         except AttemptError as error:
             answer = AttemptFailed(number, error.failure)
         except DecodeError as error:

@@ -24,6 +24,7 @@ from fanout.errors import (
     KernelLoadError,
     ProtocolError,
     ResultError,
+    TaskTimeoutError,
 )
 from fanout.events import AttemptAnswered, AttemptFailed
 from fanout.retry import Failure, FailureKind
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from fanout.kernel_spec import KernelSpec
+    from fanout.project import Top
 
 # An exception of one of these classes means something to whoever awaits the map; raised from there
 # it would be mistaken for that.
@@ -50,12 +52,17 @@ class Request:
         chunks: The encoded list of chunks.
         is_star: Whether each chunk is a tuple of arguments.
         is_safe: Whether pickle is refused on both sides.
+        timeout_s: What a task may take, where the worker is to see to that; None: for ever, or the
+            client does.
+        store: Locator of the store in which its refs are; None if there is none.
     """
 
     kernel: KernelSpec
     chunks: Encoded
     is_star: bool
     is_safe: bool
+    timeout_s: float | None = None
+    store: Mapping[str, Any] | None = None
 
     @property
     def nbytes(self) -> int:
@@ -66,11 +73,28 @@ class Request:
         """A message that has a worker load the kernel, and run nothing."""
         return dataclasses.replace(self, chunks=Encoded(b"[]")).message()
 
-    def message(self, *, with_code: bool = True) -> Message:
-        """The message for a worker, without the kernel's code if the worker has it already."""
+    def message(
+        self,
+        *,
+        with_code: bool = True,
+        project: Sequence[Top] = (),
+        with_project: bool = False,
+    ) -> Message:
+        """The message for a worker.
+
+        Args:
+            with_code: Whether to send the kernel's code, which the worker may have already.
+            project: The user's modules that it needs, for a worker that may lack them.
+            with_project: Whether to send these modules, too, and not their digests alone.
+        """
         spec = self.kernel
         kernel: dict[str, Any] = {"name": spec.name, "digest": spec.digest}
         buffers = list(self.chunks.buffers)
+        if project:
+            kernel["project"] = {top.name: top.digest for top in project}
+        if with_project:
+            kernel["bundle"] = {top.name: len(buffers) + at for at, top in enumerate(project)}
+            buffers += [top.bundle for top in project]
         if with_code:
             kernel |= {
                 "target": spec.target,
@@ -87,6 +111,8 @@ class Request:
             "star": self.is_star,
             "safe": self.is_safe,
             "local_modules": sorted(spec.local_modules),
+            "timeout_s": self.timeout_s,
+            "store": self.store,
         }
         return Message(head, Encoded(self.chunks.body, buffers))
 
@@ -98,6 +124,8 @@ def build(
     *,
     is_star: bool,
     is_safe: bool,
+    timeout_s: float | None = None,
+    store: Mapping[str, Any] | None = None,
 ) -> tuple[Request, list[int], list[Outcome[Any]]]:
     """Encode the chunks of an attempt.
 
@@ -115,9 +143,24 @@ def build(
     if failed:  # rare: encode again without them
         errors = {outcome.index for outcome in failed}
         kept = [task for task in tasks if task not in errors]
-        request, kept, more = build(spec, kept, chunks, is_star=is_star, is_safe=is_safe)
+        request, kept, more = build(
+            spec,
+            kept,
+            chunks,
+            is_star=is_star,
+            is_safe=is_safe,
+            timeout_s=timeout_s,
+            store=store,
+        )
         return request, kept, failed + more
-    request = Request(kernel=spec, chunks=encoder.finish(), is_star=is_star, is_safe=is_safe)
+    request = Request(
+        kernel=spec,
+        chunks=encoder.finish(),
+        is_star=is_star,
+        is_safe=is_safe,
+        timeout_s=timeout_s,
+        store=store,
+    )
     return request, list(tasks), failed
 
 
@@ -159,10 +202,11 @@ def read(
             raise DecodeError(f"a reply in protocol {reply.head.get('fanout')}, not {PROTOCOL}")
         payload_bytes = request_bytes + reply.payload.nbytes
         report = _report(reply.head["report"], attempt, payload_bytes, environments)
-        outcomes = _outcomes(reply, tasks, report, attempts_of, is_safe)
+        done = len(tasks) - reply.head.get("left", 0)
+        outcomes = _outcomes(reply, tasks[:done], report, attempts_of, is_safe)
     except (LookupError, TypeError, ValueError) as error:
         raise DecodeError(f"a reply that is damaged ({type(error).__name__}: {error})") from error
-    return AttemptAnswered(attempt, outcomes, report)
+    return AttemptAnswered(attempt, outcomes, report, tasks[done:])
 
 
 def _report(
@@ -199,7 +243,7 @@ def _outcomes(
     failures = {position: Failure(kind=FailureKind.REFUSED, error=_unreadable(tasks[position], e))
                 for position, e in undecoded.items()}  # fmt: skip
     for position, remote in reply.head["failed"]:
-        failures[position] = _task_failure(tasks[position], remote, reply, is_safe)
+        failures[position] = _task_failure(tasks[position], remote, reply, is_safe, attempts_of)
     for position in {*printed, *failures}:
         plain, failure = outcomes[position], failures.get(position)
         out, err = printed.get(position, ("", ""))
@@ -225,6 +269,11 @@ def is_unknown_kernel(reply: Message) -> bool:
 def is_refused(reply: Message) -> bool:
     """Whether the worker can't run the request as a whole."""
     return "refused" in reply.head
+
+
+def lacks_code(reply: Message) -> bool:
+    """Whether the worker asks for modules of the user's project."""
+    return bool(reply.head.get("refused", {}).get("kind") == "lacks code")
 
 
 def is_stale(reply: Message) -> bool:
@@ -259,7 +308,8 @@ def _refusal(reason: Mapping[str, str]) -> Failure:
         error = ProtocolError(message)
     elif reason["kind"] == "stale":
         error = KernelLoadError(
-            f"{message}: the file changed after it was imported here; restart, or reload the module"
+            f"{message}: either the file changed after it was imported here (restart, or reload "
+            "the module), or the worker's image has another version of it (deploy it again)"
         )
     else:
         error = KernelLoadError(f"{message}. Remote traceback:\n{reason['traceback']}")
@@ -270,8 +320,20 @@ def _unreadable(task: int, cause: Exception) -> Exception:
     return _caused(ResultError(task, f"its result can't be decoded here: {cause}"), cause)
 
 
-def _task_failure(task: int, remote: Mapping[str, Any], reply: Message, is_safe: bool) -> Failure:
+def _task_failure(
+    task: int,
+    remote: Mapping[str, Any],
+    reply: Message,
+    is_safe: bool,
+    attempts_of: Callable[[int], int],
+) -> Failure:
     message = remote["message"]
+    if remote["kind"] == "timeout":
+        late = TaskTimeoutError(
+            task, remote["allowed_s"], attempts_of(task), is_service=remote["is_service"]
+        )
+        late.add_note(_where(task, remote))
+        return Failure(kind=FailureKind.TIMED_OUT, error=late)
     if remote["kind"] == "result":
         error: Exception = ResultError(task, f"its result: {message}")
     elif remote["kind"] == "chunk":
@@ -279,9 +341,13 @@ def _task_failure(task: int, remote: Mapping[str, Any], reply: Message, is_safe:
     else:
         raised = _rebuilt(remote, reply, is_safe)
         error = KernelError(task, remote["type"], message) if raised is None else raised
-        error.add_note(f"remote traceback of task {task}:\n{remote['traceback'].rstrip()}")
+        error.add_note(_where(task, remote))
         return Failure(kind=FailureKind.KERNEL_RAISED, error=error)
     return Failure(kind=FailureKind.REFUSED, error=error)
+
+
+def _where(task: int, remote: Mapping[str, Any]) -> str:
+    return f"remote traceback of task {task}:\n{remote['traceback'].rstrip()}"
 
 
 def _rebuilt(remote: Mapping[str, Any], reply: Message, is_safe: bool) -> Exception | None:

@@ -10,8 +10,11 @@
     │   ├── ChunkError            its chunk can't be sent
     │   ├── ResultError           its result can't be sent back
     │   ├── KernelError           the kernel raised what can't be raised here
-    │   ├── TaskTimeoutError      it ran longer than timeout_s
-    │   └── WorkerCrashedError    its worker died under it
+    │   ├── TaskTimeoutError      it ran longer than it may
+    │   ├── WorkerCrashedError    its worker died under it
+    │   ├── OutOfMemoryError      its worker was killed for the memory it took
+    │   └── TaskLostError         its attempts were lost between here and the service
+    ├── StoreError                an object can't be put into the store, or had from it
     ├── KernelLoadError           a worker can't load the kernel: no task can run
     ├── ProtocolError             client and worker don't speak the same version
     └── BackendError              the backend can't run anything at all
@@ -127,11 +130,18 @@ class TaskTimeoutError(TaskError):
         attempts: How often it was tried.
     """
 
-    def __init__(self, index: int, timeout_s: float, attempts: int) -> None:
+    def __init__(
+        self, index: int, timeout_s: float, attempts: int, *, is_service: bool = False
+    ) -> None:
+        remedy = (
+            "that is the function's own timeout: deploy it with a longer one (Lambda allows 900 s)"
+            if is_service
+            else "raise timeout_s"
+        )
         super().__init__(
             index,
             f"still running after {timeout_s:g} s, so its worker was stopped"
-            f"{_after(attempts)}: raise timeout_s, or make the chunk smaller",
+            f"{_after(attempts)}: {remedy}, or make the chunk smaller",
         )
         self.timeout_s = timeout_s
         self.attempts = attempts
@@ -155,6 +165,52 @@ class WorkerCrashedError(TaskError):
         )
         self.how = how
         self.attempts = attempts
+
+
+class OutOfMemoryError(TaskError):
+    """The worker was killed while it ran the task, since it took more memory than there is.
+
+    Attributes:
+        how: How it ended, for example "was killed by Lambda with 512 MB".
+        attempts: How often the task was tried.
+    """
+
+    may_retry = True
+
+    def __init__(self, index: int, how: str, attempts: int) -> None:
+        super().__init__(
+            index,
+            f"its worker {how}, most likely because memory ran out{_after(attempts)}: use smaller "
+            "chunks, or deploy the function with more memory",
+        )
+        self.how = how
+        self.attempts = attempts
+
+
+class TaskLostError(TaskError):
+    """Every attempt of the task was lost on the way to the service or back.
+
+    Whether any of them ran is not known.
+
+    Attributes:
+        how: How the last one was lost, for example "connection reset".
+        attempts: How often the task was tried.
+    """
+
+    may_retry = True
+
+    def __init__(self, index: int, how: str, attempts: int) -> None:
+        super().__init__(
+            index,
+            f"its attempts were lost, the last of {attempts}: {how}; it may have run: check the "
+            "connection and the service's health, then run it again",
+        )
+        self.how = how
+        self.attempts = attempts
+
+
+class StoreError(FanoutError):
+    """An object can't be put into the store or had from it; the message says what to do."""
 
 
 class KernelLoadError(FanoutError):

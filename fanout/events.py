@@ -43,11 +43,16 @@ class AttemptStarted:
 
 @dataclass(frozen=True, slots=True)
 class AttemptAnswered:
-    """The attempt came back with an outcome for each of its tasks, failed ones included."""
+    """The attempt came back with an outcome for each of its tasks, failed ones included.
+
+    Except for those that are `left`: the worker stopped before them, having no time or no room in
+    its reply; they are sent again.
+    """
 
     attempt: int
     outcomes: Sequence[Outcome[Any]]
     report: AttemptReport | None
+    left: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)

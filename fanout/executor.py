@@ -6,23 +6,29 @@ once; `fanout.sync` is the same for code without an event loop.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import hashlib
 import random
 import secrets
 import time
 from collections.abc import AsyncIterator, Sized
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, TypeVarTuple, overload
 
 from fanout import config
-from fanout.backends.local import Local
+from fanout.backends.chosen import chosen
+from fanout.codec import encode
 from fanout.engine import Engine
 from fanout.errors import UsageError
-from fanout.grouping import Grouping, GroupPolicy
+from fanout.grouping import Grouping
 from fanout.intake import checked_input
 from fanout.kernel_spec import prepare
 from fanout.options import MapOptions, check
 from fanout.outcomes import Meter, OutcomeStream, Run
+from fanout.refs import Ref
 from fanout.scheduler import Scheduler
+from fanout.wire import Message, frame
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Callable, Iterable, Sequence
@@ -30,7 +36,9 @@ if TYPE_CHECKING:
     from typing import Self, Unpack
 
     from fanout.backends import Backend
+    from fanout.codec import Buffer
     from fanout.events import RunEvent
+    from fanout.stores import Store
     from fanout.tasks import Outcome
 
 T = TypeVar("T")
@@ -49,17 +57,21 @@ class Executor:
 
     Args:
         backend: Where to run; by default what `FANOUT_BACKEND` says, and that is this machine.
+        store: Where `put` puts large objects: a folder, "s3://bucket/prefix", or a store of
+            `fanout.stores`. By default a private folder, which goes away with the executor; that
+            only serves workers on this machine.
 
     Raises:
         UsageError: A setting makes no sense.
     """
 
-    def __init__(self, backend: Backend | None = None) -> None:
+    def __init__(self, backend: Backend | None = None, *, store: Store | str | None = None) -> None:
         self._settings = config.load()
-        self._backend: Backend = (
-            Local(workers=self._settings.workers) if backend is None else backend
-        )
+        self._is_store_given = store is not None
+        self._store = _store_of(store)
+        self._backend: Backend = chosen(self._settings) if backend is None else backend
         self._is_open = False
+        self._has_put = False
 
     def __repr__(self) -> str:
         return f"<Executor on {self._backend!r}{'' if self._is_open else ', not open'}>"
@@ -72,6 +84,11 @@ class Executor:
     async def __aenter__(self) -> Self:
         """Open the backend."""
         await self._backend.start()
+        try:
+            await self._store.start()
+        except BaseException:
+            await self._backend.aclose()
+            raise
         self._is_open = True
         return self
 
@@ -82,8 +99,36 @@ class Executor:
         trace: TracebackType | None,
     ) -> None:
         """Close the backend; leaves no process behind."""
-        self._is_open = False
-        await self._backend.aclose()
+        self._is_open = self._has_put = False
+        try:
+            await self._backend.aclose()
+        finally:
+            await self._store.aclose()
+
+    async def put(self, value: object) -> Ref:
+        """Put a large object where every worker can have it, once; use the `Ref` in chunks.
+
+            data = await ex.put(array)
+            results = await ex.map(train, [(data, seed) for seed in range(512)])
+
+        The kernel gets the object itself. Each environment fetches it once; arrays in it can't be
+        written to there. The same object put twice is stored once.
+
+        Raises:
+            UsageError: The workers are elsewhere, and no store was named that they can reach.
+            EncodeError: It has no encoding.
+            StoreError: It can't be stored.
+        """
+        self._check_open()
+        if not self._is_store_given and self._backend.is_remote:
+            raise UsageError(
+                "workers on Lambda can't see a folder of this machine: name a bucket, as in "
+                "fanout.Executor(backend, store='s3://bucket/prefix')"
+            )
+        parts, ref = await asyncio.to_thread(_content_of, value)
+        await self._store.put(f"objects/{ref.digest}", parts)
+        self._has_put = True
+        return ref
 
     @overload
     async def map(
@@ -259,22 +304,21 @@ class Executor:
         stops_on_failure: bool = False,
         observers: Sequence[Callable[[RunEvent], None]] = (),
     ) -> tuple[Engine, str]:
-        if not self._is_open:
-            raise UsageError(
-                "this executor is not open: use it as `async with fanout.Executor() as ex:`"
-            )
+        self._check_open()
         check(options)
         source = checked_input(chunks)
         is_safe = options.get("codec", "auto") == "safe"
         run = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
         timeout_s = options.get("timeout_s")
-        grouping = Grouping(GroupPolicy(fixed=options.get("group")), timeout_s=timeout_s)
+        policy = replace(self._backend.grouping, fixed=options.get("group"))
+        grouping = Grouping(policy, timeout_s=timeout_s)
+        stops_tasks = self._backend.stops_tasks
         scheduler = Scheduler(
             limit=self._backend.limit,
             grouping=grouping,
             rng=random.Random(run),  # noqa: S311  # jitter, not secrets; the same if run again
             retry=options.get("retry"),
-            timeout_s=timeout_s,
+            timeout_s=None if stops_tasks else timeout_s,
             total=len(source) if isinstance(source, Sized) else None,
             is_ordered=is_ordered,
             is_consumed=is_consumed,
@@ -289,10 +333,18 @@ class Executor:
             deliver=deliver,
             is_star=is_star,
             is_safe=is_safe,
+            timeout_s=timeout_s if stops_tasks else None,
+            store=self._store.locator if self._has_put or self._is_store_given else None,
             drains=is_consumed,
             observers=[*observers, *self._observers(options)],
         )
         return engine, run
+
+    def _check_open(self) -> None:
+        if not self._is_open:
+            raise UsageError(
+                "this executor is not open: use it as `async with fanout.Executor() as ex:`"
+            )
 
     def _observers(self, options: MapOptions) -> list[Callable[[RunEvent], None]]:
         shown = options.get("progress")
@@ -304,3 +356,20 @@ class Executor:
         if (on_event := options.get("on_event")) is not None:
             observers.append(on_event)
         return observers
+
+
+def _store_of(given: Store | str | None) -> Store:
+    from fanout.stores import DirectoryStore, store_of
+
+    if given is None:
+        return DirectoryStore(None)
+    return store_of(given) if isinstance(given, str) else given
+
+
+def _content_of(value: object) -> tuple[list[Buffer], Ref]:
+    """An object as it lies in a store, and its name."""
+    parts = frame(Message({}, encode(value)))
+    sha = hashlib.sha256()
+    for part in parts:
+        sha.update(part)
+    return parts, Ref(sha.hexdigest(), sum(memoryview(part).nbytes for part in parts))

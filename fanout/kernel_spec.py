@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from fanout.codec import Encoded, encode
 from fanout.errors import EncodeError, KernelNotUsableError
+from fanout.kernel_roots import roots_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,6 +44,7 @@ class KernelSpec:
         source: sha256 of the module's file; None when there is no file (built-ins) or no target.
         code: `(function or None, args, kwargs)`, encoded.
         local_modules: Modules that the worker can't import; what they define goes by value.
+        roots: Modules that it refers to.
     """
 
     name: str
@@ -51,6 +53,7 @@ class KernelSpec:
     source: str | None
     code: Encoded
     local_modules: frozenset[str]
+    roots: frozenset[str] = frozenset()
 
 
 def prepare(kernel: Callable[..., object], *, is_safe: bool = False) -> KernelSpec:
@@ -96,6 +99,7 @@ def prepare(kernel: Callable[..., object], *, is_safe: bool = False) -> KernelSp
         source=source,
         code=code,
         local_modules=local,
+        roots=roots_of([function, *args, *kwargs.values()]),
     )
 
 

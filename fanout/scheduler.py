@@ -12,17 +12,23 @@ A task is, at any moment, in exactly one place:
                  |     ^         | failed, and the policy allows another attempt
                  |     |         v
                  |     +---- backing off          (charged: costs the task an attempt)
-                 +---------- attempt did not run  (not charged)
+                 +---------- attempt did not run, was refused or lost, or left it (not charged)
 
 Groups and blame. A crash or a timeout of an attempt that carried several tasks blames none of them:
 each is sent again *alone*, at no charge, and the guilty one convicts itself. What a kernel raises
-belongs to its task and never touches its neighbours.
+belongs to its task and never touches its neighbours. What is lost on the way stays together: that
+is nobody's fault, and happens to a task at most `retry.max_lost` times.
+
+Refusals. When the service throttles or can't be reached, nothing more is launched for a while: at
+least as long as it asked for, and longer each time, until a worker is reached. When none is for too
+long, the run ends (`throttle.PATIENCE_S`).
 
 Laws, held by tests/test_scheduler_laws.py under any interleaving of answers, failures, losses and
 late replies:
   1. every task offered is delivered exactly once, unless the run is cancelled or ends by failure;
   2. attempts in flight never exceed `limit`;
-  3. no task takes more than `retry.max_attempts` charged attempts;
+  3. no task takes more than `retry.max_attempts` charged attempts, or loses more than
+     `retry.max_lost`;
   4. chunks that are offered but not yet consumed never exceed `window` by more than was allowed
      when they were asked for;
   5. it is never stuck: while a task is unsettled, an attempt is in flight, a wake-up is due, or
@@ -58,6 +64,7 @@ from fanout.events import (
 )
 from fanout.retry import Failure, FailureKind, RetryPolicy, error_of
 from fanout.tasks import Outcome
+from fanout.throttle import PATIENCE_S, Throttle
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -113,12 +120,14 @@ class Scheduler:
         self._unsettled: set[int] = set()
         self._queue: deque[int] = deque()
         self._alone: deque[int] = deque()
-        self._backing_off: list[tuple[float, int]] = []
+        self._backing_off: list[tuple[float, tuple[int, ...]]] = []
         self._attempts: dict[int, Sequence[int]] = {}  # in flight, with their tasks
         # Of attempts that have started. All timeouts are equal, so they expire in the order of the
         # starts. Ordered, since dict is slow at giving up its first key.
         self._deadlines: OrderedDict[int, float] = OrderedDict()
         self._charged: dict[int, int] = {}  # only of tasks that failed before and are unsettled
+        self._lost: dict[int, int] = {}  # likewise of those that were lost
+        self._throttle = Throttle(self._retry, rng)
 
         self._next_attempt = 0
         self._offered = 0
@@ -197,7 +206,7 @@ class Scheduler:
             self._expire(now_s)
             self._deliver()
             self._resume(now_s)
-            self._launch()
+            self._launch(now_s)
             self._settle_or_wake(now_s)
         actions, self._actions = self._actions, []
         return actions
@@ -224,15 +233,20 @@ class Scheduler:
         tasks = self._take(event.attempt)
         if tasks is None:
             return  # ignored before it answered
-        self._barren = 0
+        self._reached()
+        owed = set(tasks)
+        if event.outcomes and not owed.issubset(event.left):  # else it made no progress
+            owed.difference_update(event.left)
+        done = len(owed)
         if event.report is not None:
             self._grouping.observe(
-                tasks=len(tasks),
+                tasks=done,
                 busy_s=event.report.total_s,
                 payload_bytes=event.report.payload_bytes,
             )
             self._window = self._grouping.window(self._limit)
-        owed = set(tasks)
+        if done < len(tasks):
+            self._requeue([task for task in tasks if task not in owed])
         for outcome in event.outcomes:
             if outcome.index not in owed:
                 continue
@@ -263,13 +277,40 @@ class Scheduler:
             if self._barren > _MOST_BARREN_ATTEMPTS + self._limit:
                 self._end(_given_up(failure, self._barren))
                 return
-            # A task on its own stays on its own: it may be there because of a crash.
-            place = self._queue if len(tasks) > 1 else self._alone
-            place.extendleft(reversed(tasks))
+            self._requeue(tasks)
             self._actions.append(Retry(tasks, failure, 0.0))
+        elif failure.kind in PATIENCE_S:
+            self._on_refused(tasks, failure, now_s)
+        elif failure.kind is FailureKind.MAYBE_RAN:
+            self._on_lost(tasks, failure, now_s)
         else:
-            self._barren = 0
+            self._reached()
             self._blame(tasks, failure, now_s)
+
+    def _reached(self) -> None:
+        """A worker had an attempt, whatever became of it."""
+        self._barren = 0
+        self._throttle.answered()
+
+    def _on_refused(self, tasks: Sequence[int], failure: Failure, now_s: float) -> None:
+        self._throttle.refused(failure, now_s)
+        if self._throttle.is_hopeless(failure.kind, now_s):
+            self._end(_fatal(failure, self._throttle.why(failure)))
+            return
+        self._requeue(tasks)
+        self._actions.append(Retry(tasks, failure, self._throttle.until_s - now_s))
+
+    def _on_lost(self, tasks: Sequence[int], failure: Failure, now_s: float) -> None:
+        kept = []
+        for task in tasks:
+            lost = self._lost[task] = self._lost.get(task, 0) + 1
+            if lost < self._retry.max_lost:
+                kept.append(task)
+            else:
+                error = error_of(failure, index=task, attempts=lost, timeout_s=self._timeout_s)
+                self._settle(Outcome(task, error=error, attempts=self.attempts_of(task)))
+        if kept:
+            self._later(kept, failure, max(self._lost[task] for task in kept), now_s)
 
     def _expire(self, now_s: float) -> None:
         while self._deadlines:
@@ -278,7 +319,7 @@ class Scheduler:
                 return
             tasks = self._take(number)
             assert tasks is not None, "deadlines are of attempts in flight"
-            self._barren = 0
+            self._reached()
             self._actions.append(Ignore(number))
             self._blame(tasks, Failure(kind=FailureKind.TIMED_OUT), now_s)
 
@@ -304,14 +345,23 @@ class Scheduler:
         for task in tasks:
             attempts = self.attempts_of(task)
             self._charged[task] = attempts
-            delay_s = self._retry.delay_s(attempts, self._rng)
-            heapq.heappush(self._backing_off, (now_s + delay_s, task))
-            self._actions.append(Retry((task,), failure, delay_s))
+            self._later((task,), failure, attempts, now_s)
+
+    def _later(self, tasks: Sequence[int], failure: Failure, attempts: int, now_s: float) -> None:
+        delay_s = self._retry.delay_s(attempts, self._rng)
+        heapq.heappush(self._backing_off, (now_s + delay_s, tuple(tasks)))
+        self._actions.append(Retry(tasks, failure, delay_s))
+
+    def _requeue(self, tasks: Sequence[int]) -> None:
+        """Send these next. A task on its own stays so: it may be there because of a crash."""
+        place = self._queue if len(tasks) > 1 else self._alone
+        place.extendleft(reversed(tasks))
 
     def _settle(self, outcome: Outcome[Any]) -> None:
         self._unsettled.discard(outcome.index)
-        if self._charged:
+        if self._charged or self._lost:
             self._charged.pop(outcome.index, None)
+            self._lost.pop(outcome.index, None)
         if self._is_ordered:
             self._held[outcome.index] = outcome
         else:
@@ -334,9 +384,12 @@ class Scheduler:
 
     def _resume(self, now_s: float) -> None:
         while self._backing_off and self._backing_off[0][0] <= now_s:
-            self._alone.append(heapq.heappop(self._backing_off)[1])
+            _, tasks = heapq.heappop(self._backing_off)
+            (self._alone if len(tasks) == 1 else self._queue).extend(tasks)
 
-    def _launch(self) -> None:
+    def _launch(self, now_s: float) -> None:
+        if now_s < self._throttle.until_s:
+            return
         while not self.is_finished and len(self._attempts) < self._limit:
             if self._alone:
                 tasks = [self._alone.popleft()]
@@ -367,6 +420,8 @@ class Scheduler:
         due_s = [self._backing_off[0][0]] if self._backing_off else []
         if self._deadlines:
             due_s.append(next(iter(self._deadlines.values())))
+        if now_s < self._throttle.until_s and (self._queue or self._alone):
+            due_s.append(self._throttle.until_s)
         if self._armed_s is not None and self._armed_s <= now_s:
             self._armed_s = None
         if due_s and (self._armed_s is None or min(due_s) < self._armed_s):
@@ -381,5 +436,10 @@ class Scheduler:
 
 
 def _given_up(failure: Failure, barren: int) -> Failure:
-    message = f"{barren} attempts in a row never reached a worker; the last: {failure.detail}"
+    return _fatal(
+        failure, f"{barren} attempts in a row never reached a worker; the last: {failure.detail}"
+    )
+
+
+def _fatal(failure: Failure, message: str) -> Failure:
     return Failure(kind=failure.kind, detail=message, error=BackendError(message), is_fatal=True)

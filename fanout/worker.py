@@ -7,16 +7,13 @@ kernel does short of ending the process becomes part of the reply: `run` does no
 
 from __future__ import annotations
 
-import builtins
-import contextlib
 import functools
 import importlib
-import io
+import json
 import os
 import platform
 import sys
 import time
-import traceback
 import uuid
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Final
@@ -24,13 +21,22 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from fanout._version import __version__
-from fanout.codec import Encoded, ListEncoder, decode, decode_each, encode
-from fanout.errors import EncodeError, FanoutError
+from fanout.codec import Encoded, decode
+from fanout.errors import StoreError
+from fanout.failure_report import described, traceback_of
 from fanout.kernel_spec import module_digest
-from fanout.wire import PROTOCOL, Message
+from fanout.printing import printed_to_stderr
+from fanout.task_run import TaskRun
+from fanout.wire import PROTOCOL, Message, unframe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
+
+    from fanout.code_install import Installation
+    from fanout.codec.decoding import Fetch
+    from fanout.far_stores import Cache
+    from fanout.refs import Ref
+    from fanout.stopping import Allowance
 
 _resource: Any
 try:
@@ -38,10 +44,12 @@ try:
 except ImportError:  # Windows has no such module; peak memory is then unknown
     _resource = None
 
+_REFERENCE_ONLY: Final = (
+    "this worker runs only what its image holds (FANOUT_CODE=reference-only): put the code into "
+    "the image, or take the setting out of it"
+)
 # Kernels kept loaded; a by-value kernel compiled by numba is costly to load again.
 _KERNELS_KEPT: Final = 64
-# Of what one task prints, the last part is kept.
-_PRINTED_BYTES: Final = 16 * 1024
 
 
 class Worker:
@@ -61,9 +69,20 @@ class Worker:
         self._is_cold = True
         self._kernels: OrderedDict[str, Callable[..., Any]] = OrderedDict()
         self._sources: dict[str, str | None] = {}  # of modules, when they were imported
+        self._installation: Installation | None = None
+        self._caches: dict[str, Cache] = {}  # of each store, by its locator
+        # Set in the image: nothing is run but what is in it. A pickle can run anything, too.
+        setting = os.environ.get("FANOUT_CODE", "").strip().lower()
+        self._is_reference_only = setting == "reference-only"
 
-    def run(self, request: Message) -> Message:
-        """Run a request; see `envelope` for what it and the reply hold."""
+    def run(self, request: Message, allowance: Allowance | None = None) -> Message:
+        """Run a request; see `envelope` for what it and the reply hold.
+
+        Args:
+            request: What a client sent.
+            allowance: What it may take, where the worker has to see to that itself. It then stops
+                tasks that run too long, and leaves those for which there is no time or room.
+        """
         began_s = time.perf_counter()
         report: dict[str, Any] = {
             "environment": self._environment,
@@ -71,12 +90,15 @@ class Worker:
             "received_epoch_s": time.time(),
         }
         try:
-            run = _TaskRun(request, self._kernel(request), began_s)
+            kernel = self._kernel(request)
+            if self._is_reference_only:
+                request.head["safe"] = True
+            run = TaskRun(request, kernel, began_s, allowance, self._fetch(request))
         except _RefusalError as refusal:
             return _refused(refusal)
         except Exception as error:  # noqa: BLE001  # it is damaged
             return _refused(
-                _RefusalError("protocol", f"the request can't be read: {_described(error)}")
+                _RefusalError("protocol", f"the request can't be read: {described(error)}")
             )
         run.all()
         self._is_cold = self._is_cold and not run.seconds  # loading a kernel is no attempt
@@ -97,19 +119,65 @@ class Worker:
                 f"this worker {PROTOCOL} (fanout {__version__}): install the same version on both",
             )
         spec = head["kernel"]
-        known = self._kernels.get(spec["digest"])
+        # Another version of a module that the kernel imports makes it another kernel.
+        project: dict[str, str] = spec.get("project", {})
+        key = "".join([spec["digest"], *sorted(project.values())])
+        known = self._kernels.get(key)
         if known is not None:
-            self._kernels.move_to_end(spec["digest"])
+            self._kernels.move_to_end(key)
             return known
         if "code" not in spec:
             raise _RefusalError("unknown kernel", "its code was not sent")
+        if project:
+            self._have(project, spec, request)
         kernel = self._load(spec, request)
-        self._kernels[spec["digest"]] = kernel
+        self._kernels[key] = kernel
         if len(self._kernels) > _KERNELS_KEPT:
             self._kernels.popitem(last=False)
         return kernel
 
+    def _have(self, project: dict[str, str], spec: dict[str, Any], request: Message) -> None:
+        """See that the user's modules are here, in the client's version."""
+        if self._installation is None:
+            from fanout.code_install import Installation  # only here: local workers need none of it
+
+            self._installation = Installation(is_closed=self._is_reference_only)
+        switches = self._installation.switches
+        try:
+            self._put(self._installation, project, spec, request)
+        finally:
+            if self._installation.switches != switches:
+                # What they refer to is no more what `import` finds: classes would be two.
+                self._kernels.clear()
+                self._sources.clear()
+
+    def _put(
+        self,
+        installation: Installation,
+        project: dict[str, str],
+        spec: dict[str, Any],
+        request: Message,
+    ) -> None:
+        lacking = installation.lacking(project)
+        if not lacking:
+            return
+        if self._is_reference_only:
+            raise _RefusalError("kernel", f"{', '.join(lacking)}: {_REFERENCE_ONLY}")
+        if "bundle" not in spec:
+            raise _RefusalError("lacks code", f"not here in this version: {', '.join(lacking)}")
+        from fanout.project import unbundled
+
+        for name in lacking:
+            files = unbundled(request.payload.buffers[spec["bundle"][name]])
+            try:
+                installation.install(name, project[name], files)
+            except OSError as error:
+                what = f"the code of {name} can't be written to disk here: {described(error)}"
+                raise _RefusalError("kernel", what) from error
+
     def _load(self, spec: dict[str, Any], request: Message) -> Callable[..., Any]:
+        if spec["target"] is None and self._is_reference_only:
+            raise _RefusalError("kernel", f"{spec['name']} travels by value: {_REFERENCE_ONLY}")
         if spec["target"] is None and spec["python"] != _python_minor():
             raise _RefusalError(
                 "protocol",
@@ -118,20 +186,54 @@ class Worker:
                 "the kernel into a module that both have",
             )
         try:
-            with _printed_to_stderr():
+            with printed_to_stderr():
                 target: Any = self._referenced(spec) if spec["target"] else None
                 # Copied, since a kernel that is kept must not keep the request's chunks, too.
                 buffers = [bytearray(b) for b in request.payload.buffers[spec["buffers_from"] :]]
                 code = Encoded(spec["code"].encode("ascii"), [*buffers])
-                by_value, args, kwargs = decode(code, is_safe=request.head["safe"])
+                by_value, args, kwargs = decode(
+                    code,
+                    is_safe=request.head["safe"] or self._is_reference_only,
+                    fetch=self._fetch(request),
+                )
         except _RefusalError:
             raise
         except BaseException as error:
-            raise _RefusalError(
-                "kernel", f"{spec['name']} can't be loaded: {_described(error)}", _traceback(error)
-            ) from error
+            what = f"{spec['name']} can't be loaded: {described(error)}"
+            if isinstance(error, ModuleNotFoundError):
+                what += (
+                    " on the worker: install it there (a function's image has to hold what kernels "
+                    "import), or define the kernel in your script"
+                )
+            raise _RefusalError("kernel", what, traceback_of(error)) from error
         kernel: Callable[..., Any] = target if spec["target"] else by_value
         return functools.partial(kernel, *args, **kwargs) if args or kwargs else kernel
+
+    def _fetch(self, request: Message) -> Fetch:
+        """How to have what refs stand for."""
+        locator = request.head.get("store")
+        is_safe = bool(request.head["safe"]) or self._is_reference_only
+
+        def fetch(ref: Ref) -> Any:
+            if locator is None:
+                raise StoreError(
+                    "a Ref came without a store: use it with the executor that put the object, or "
+                    "with one of the same store (fanout.Executor(store=…))"
+                )
+            # From the same bytes each time, as a task may change what it was given. Arrays are
+            # views of these bytes, and can't be written to.
+            content = self._cache(locator).object(ref.digest, ref.nbytes)
+            return decode(unframe(content).payload, is_safe=is_safe)
+
+        return fetch
+
+    def _cache(self, locator: dict[str, Any]) -> Cache:
+        from fanout.far_stores import Cache, open_store
+
+        key = json.dumps(locator, sort_keys=True)
+        if key not in self._caches:
+            self._caches[key] = Cache(open_store(locator))
+        return self._caches[key]
 
     def _referenced(self, spec: dict[str, Any]) -> Any:
         module, _, qualname = spec["target"].partition(":")
@@ -158,178 +260,6 @@ class _RefusalError(Exception):
 
 def _refused(refusal: _RefusalError) -> Message:
     return Message({"fanout": PROTOCOL, "refused": refusal.reason})
-
-
-class _TaskRun:
-    """The tasks of one request: runs them, keeps what the reply needs."""
-
-    def __init__(self, request: Message, kernel: Callable[..., Any], began_s: float) -> None:
-        self._kernel = kernel
-        self._is_star = request.head["star"]
-        self._is_safe = request.head["safe"]
-        self._local_modules = frozenset(request.head["local_modules"])
-        self._chunks, self._undecoded = decode_each(request.payload, is_safe=self._is_safe)
-        self._values = ListEncoder(
-            is_safe=self._is_safe,
-            by_value=self._local_modules,
-            copies=len(self._chunks) > 1,
-        )
-        self._failed: list[tuple[int, dict[str, Any]]] = []
-        self._printed: list[tuple[int, str, str]] = []
-        self.seconds: list[float] = []
-        self.setup_s = time.perf_counter() - began_s
-
-    def all(self) -> None:
-        out, err = _Capture(), _Capture()
-        before = sys.stdout, sys.stderr
-        sys.stdout, sys.stderr = out, err
-        try:
-            for position, chunk in enumerate(self._chunks):
-                self._chunks[position] = None  # its memory may go once the kernel is done with it
-                self._one(position, chunk)
-                if out.size or err.size:
-                    self._printed.append((position, out.take(), err.take()))
-        finally:
-            sys.stdout, sys.stderr = before
-
-    def _one(self, position: int, chunk: Any) -> None:
-        if position in self._undecoded:
-            self.seconds.append(0.0)
-            self._values.add(None)
-            self._failed.append((position, _failure("chunk", self._undecoded[position])))
-            return
-        began_s = time.perf_counter()
-        try:
-            value = self._kernel(*chunk) if self._is_star else self._kernel(chunk)
-        except BaseException as error:  # noqa: BLE001  # even SystemExit is the kernel's affair
-            self.seconds.append(time.perf_counter() - began_s)
-            self._values.add(None)
-            failure = _failure("kernel", error) | self._whole(error)
-            self._failed.append((position, failure))
-            return
-        self.seconds.append(time.perf_counter() - began_s)
-        try:
-            self._values.add(value)
-        except BaseException as error:  # noqa: BLE001  # its __reduce__ is the kernel's affair, too
-            self._failed.append((position, _failure("result", error)))
-
-    def _whole(self, error: BaseException) -> dict[str, Any]:
-        """The exception itself, if it can go along: a built-in one taken apart, others pickled.
-
-        What isn't an ordinary exception is not raised again at the client.
-        """
-        if not isinstance(error, Exception):
-            return {}
-        try:
-            if getattr(builtins, type(error).__name__, None) is not type(error):
-                if self._is_safe:
-                    return {}
-                return {"encoded": _copied(encode(error, by_value=self._local_modules))}
-            # Not error.args: an OSError's file name is in __reduce__ only.
-            reduced: Any = error.__reduce__()
-            _, args, *state = reduced
-            try:
-                encoded = encode([args, *state], is_safe=self._is_safe)
-            except EncodeError:  # for an attribute that somebody hung on it
-                encoded = encode([args], is_safe=self._is_safe)
-        except BaseException:  # noqa: BLE001  # foreign code again; its text goes in any case
-            return {}
-        return {"encoded": _copied(encoded), "builtin": type(error).__name__}
-
-    def reply(self, report: dict[str, Any]) -> Message:
-        payload = self._values.finish()
-        failed = []
-        for position, failure in self._failed:
-            encoded = failure.pop("encoded", None)
-            if encoded is not None:
-                failure |= {"body": encoded.body.decode(), "buffers_from": len(payload.buffers)}
-                payload.buffers.extend(encoded.buffers)
-            failed.append((position, failure))
-        head = {
-            "fanout": PROTOCOL,
-            "report": report,
-            "ns": [int(seconds * 1e9) for seconds in self.seconds],
-            "failed": failed,
-            "printed": self._printed,
-        }
-        return Message(head, payload)
-
-
-def _copied(encoded: Encoded) -> Encoded:
-    """The same in memory of its own: the next task may use an array again."""
-    return Encoded(encoded.body, [bytes(buffer) for buffer in encoded.buffers])
-
-
-def _failure(kind: str, error: BaseException) -> dict[str, Any]:
-    is_ours = isinstance(error, FanoutError) or kind == "kernel"
-    return {
-        "kind": kind,
-        "type": f"{type(error).__module__}.{type(error).__qualname__}",
-        "message": _text_of(error) if is_ours else _described(error),
-        "traceback": _traceback(error) if kind == "kernel" else "",
-    }
-
-
-def _text_of(error: BaseException) -> str:
-    try:
-        return str(error)
-    except BaseException:  # noqa: BLE001  # a broken __str__ must not hide the failure
-        return "(its text can't be had: __str__ raised)"
-
-
-def _described(error: BaseException) -> str:
-    return f"{type(error).__name__}: {_text_of(error)}"
-
-
-def _traceback(error: BaseException) -> str:
-    """The traceback from the kernel's own frames on."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_globals.get("__name__") == __name__:
-        trace = trace.tb_next
-    try:
-        return "".join(traceback.format_exception(type(error), error, trace))
-    except BaseException:  # noqa: BLE001  # an exception class may have broken more than __str__
-        return f"{''.join(traceback.format_tb(trace))}{type(error).__name__}\n"
-
-
-class _Capture(io.TextIOBase):
-    """Stands for sys.stdout while kernels run; keeps the end of what one task writes."""
-
-    encoding = "utf-8"
-
-    def __init__(self) -> None:
-        self._parts: list[str] = []
-        self._is_cut = False
-        self.size = 0
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, text: str) -> int:
-        if not isinstance(text, str):
-            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
-        self._parts.append(text)
-        self.size += len(text)
-        if self.size > 4 * _PRINTED_BYTES:
-            self._parts = ["".join(self._parts)[-_PRINTED_BYTES:]]
-            self._is_cut = True
-            self.size = len(self._parts[0])
-        return len(text)
-
-    def take(self) -> str:
-        text = "".join(self._parts)
-        is_cut = self._is_cut or len(text) > _PRINTED_BYTES
-        self._parts.clear()
-        self._is_cut = False
-        self.size = 0
-        return f"[…]{text[-_PRINTED_BYTES:]}" if is_cut else text
-
-
-@contextlib.contextmanager
-def _printed_to_stderr() -> Iterator[None]:
-    """What a module prints while it is imported is no task's output."""
-    with contextlib.redirect_stdout(sys.stderr):
-        yield
 
 
 def _peak_memory_bytes() -> int | None:

@@ -18,6 +18,7 @@ from fanout import Executor, RetryPolicy
 from fanout.backends import AttemptError
 from fanout.codec import decode_each
 from fanout.errors import BackendError
+from fanout.grouping import GroupPolicy
 from fanout.retry import Failure, FailureKind
 from fanout.wire import Message, frame, unframe
 from fanout.worker import Worker
@@ -149,6 +150,18 @@ class FakeBackend:
     @property
     def limit(self) -> int:
         return self._concurrency + self._queue
+
+    @property
+    def stops_tasks(self) -> bool:
+        return False
+
+    @property
+    def is_remote(self) -> bool:
+        return False
+
+    @property
+    def grouping(self) -> GroupPolicy:
+        return GroupPolicy()
 
     @property
     def is_idle(self) -> bool:

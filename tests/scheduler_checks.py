@@ -1,17 +1,33 @@
-"""What must be true inside a `Scheduler` between any two events.
+"""What must be true inside a `Scheduler` between any two events, and a bench to try one on.
 
 Kept out of the product: it looks at every container, which a run of a million tasks can't afford.
 """
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from fanout.tasks import AttemptReport, Environment
+from fanout.events import (
+    Action,
+    AttemptAnswered,
+    AttemptFailed,
+    Deliver,
+    Event,
+    InputEnded,
+    Launch,
+    Offered,
+)
+from fanout.grouping import Grouping, GroupPolicy
+from fanout.retry import Failure, RetryPolicy
+from fanout.scheduler import Scheduler
+from fanout.tasks import AttemptReport, Environment, Outcome
 
 if TYPE_CHECKING:
-    from fanout.scheduler import Scheduler
+    from collections.abc import Sequence
+
+AT_ONCE = RetryPolicy(base_s=0.0, on=(ConnectionError,))
 
 
 def invariants(scheduler: Scheduler) -> None:
@@ -21,7 +37,7 @@ def invariants(scheduler: Scheduler) -> None:
     if scheduler.is_finished:
         assert not scheduler._attempts
         return
-    backing_off = [task for _, task in scheduler._backing_off]
+    backing_off = [task for _, tasks in scheduler._backing_off for task in tasks]
     in_attempts = [task for tasks in scheduler._attempts.values() for task in tasks]
     places = Counter([*scheduler._queue, *scheduler._alone, *backing_off, *in_attempts])
     assert all(times == 1 for times in places.values()), f"a task is in two places: {places}"
@@ -32,6 +48,9 @@ def invariants(scheduler: Scheduler) -> None:
     assert len(scheduler._attempts) <= scheduler._limit
     assert scheduler._charged.keys() <= scheduler._unsettled
     assert all(0 < n < scheduler._retry.max_attempts for n in scheduler._charged.values())
+    assert scheduler._lost.keys() <= scheduler._unsettled
+    assert all(0 < n < scheduler._retry.max_lost for n in scheduler._lost.values())
+    assert all(tasks for _, tasks in scheduler._backing_off), "nobody backs off"
     assert set(scheduler._deadlines) <= scheduler._attempts.keys(), "a deadline of nothing"
     assert list(scheduler._deadlines.values()) == sorted(scheduler._deadlines.values())
     assert scheduler._unconsumed == 0 or scheduler._is_consumed
@@ -39,11 +58,16 @@ def invariants(scheduler: Scheduler) -> None:
     if due_s:
         assert scheduler._armed_s is not None, "something is due, and no wake-up is"
         assert scheduler._armed_s <= min(due_s)
+    if (scheduler._queue or scheduler._alone) and len(scheduler._attempts) < scheduler._limit:
+        assert scheduler._armed_s is not None, "tasks wait out a pause, and no wake-up ends it"
+        assert scheduler._armed_s <= scheduler._throttle.until_s, "tasks wait, and there is room"
 
 
 def held_by(scheduler: Scheduler) -> int:
     """How many entries all of the scheduler's containers have together: its memory."""
-    return sum(_entries(value) for value in vars(scheduler).values())
+    # Those that back off together are one entry of a list, but keep a number for each task.
+    together = sum(len(tasks) - 1 for _, tasks in scheduler._backing_off)
+    return together + sum(_entries(value) for value in vars(scheduler).values())
 
 
 def _entries(value: Any) -> int:
@@ -67,3 +91,56 @@ def report_of(attempt: int, *, total_s: float, payload_bytes: int = 0) -> Attemp
         peak_memory_bytes=None,
         payload_bytes=payload_bytes,
     )
+
+
+class Bench:
+    """A scheduler to experiment with: feeds events, checks the books, keeps what came out."""
+
+    def __init__(self, *, limit: int = 2, group: int | None = 1, **options: Any) -> None:
+        options.setdefault("retry", AT_ONCE)
+        self.scheduler = Scheduler(
+            limit=limit,
+            grouping=Grouping(GroupPolicy(fixed=group)),
+            rng=random.Random(0),
+            **options,
+        )
+        self.story: list[Action] = []
+
+    def feed(self, event: Event, now_s: float = 0.0) -> list[Action]:
+        actions = self.scheduler.handle(event, now_s)
+        invariants(self.scheduler)
+        self.story += actions
+        return actions
+
+    def offer(self, count: int, *, ends: bool = True) -> list[Action]:
+        actions = self.feed(Offered(self.scheduler._offered, count))
+        return actions + self.feed(InputEnded()) if ends else actions
+
+    def answer(
+        self, attempt: int, *outcomes: Outcome[Any], left: Sequence[int] = (), now_s: float = 0.0
+    ) -> list[Action]:
+        """Answer with these outcomes; without any, with the value `10 * task` for each not left."""
+        if not outcomes:
+            tasks = self.scheduler._attempts.get(attempt, ())
+            outcomes = tuple(Outcome(task, 10 * task) for task in tasks if task not in left)
+        return self.feed(AttemptAnswered(attempt, outcomes, None, left), now_s)
+
+    def fail(self, attempt: int, failure: Failure, now_s: float = 0.0) -> list[Action]:
+        return self.feed(AttemptFailed(attempt, failure), now_s)
+
+    @property
+    def outcomes(self) -> list[Outcome[Any]]:
+        return delivered(self.story)
+
+    @property
+    def groups(self) -> list[list[int]]:
+        """The tasks of every attempt launched so far."""
+        return launched(self.story)
+
+
+def launched(actions: Sequence[Action]) -> list[list[int]]:
+    return [[*action.tasks] for action in actions if isinstance(action, Launch)]
+
+
+def delivered(actions: Sequence[Action]) -> list[Outcome[Any]]:
+    return [o for action in actions if isinstance(action, Deliver) for o in action.outcomes]

@@ -16,29 +16,64 @@ ROOT = Path(__file__).parent.parent
 # From the bottom up: a module imports from its own layer and those below it.
 LAYERS = [
     {"_version", "errors"},
-    {"tasks", "retry", "events", "grouping", "scheduler"},
+    # The emulator, the pure part of it: of the rest it knows the errors only.
+    {"emulator.quotas", "emulator.http_messages"},
+    {"emulator.limits", "emulator.function", "emulator.ends", "emulator.log"},
+    {"emulator.faults", "emulator.responses", "emulator.signature", "emulator.tally"},
+    {"refs", "sigv4"},
+    {"tasks", "retry", "events", "grouping", "throttle", "scheduler"},
     {"codec.parts"},
     {"codec.pickling"},
     {"codec.encoding", "codec.decoding"},
     {"codec"},
+    {"kernel_roots", "project"},
     {"wire", "kernel_spec", "envelope"},
-    {"config", "options"},
+    {"lambda_wire", "invoke.signing", "invoke.answers"},
+    {"config", "options", "aws"},
+    {"stopping", "printing", "failure_report"},
+    {"far_stores.checks", "far_stores.s3_signing"},
+    {"far_stores.directory", "far_stores.s3_answers"},
+    {"far_stores.cache", "far_stores.s3_http", "far_stores.s3_download"},
+    {"far_stores.s3"},
+    {"far_stores"},
+    {"task_run", "code_install", "stored_chunks", "stored_reading"},
     {"worker"},
-    {"worker_process"},
-    {"backends", "backends.local", "backends.local_process"},
-    {"intake"},
+    {"worker_process", "handler"},
+    {"invoke.http1"},
+    {"invoke.pool"},
+    {"invoke.target"},
+    {"invoke.invoker"},
+    {"invoke"},
+    {"backends", "backends.local", "backends.local_process", "backends.aws_lambda"}
+    | {"backends.shipping"},
+    {"backends.chosen"},
+    {"stores.keys", "stores.s3_errors", "stores.s3_bodies"},
+    {"stores.s3_client"},
+    {"stores.s3_parts"},
+    {"stores.directory", "stores.s3"},
+    {"stores"},
+    {"intake", "stored_input"},
     {"engine", "outcomes"},
     {"executor"},
     {"api", "sync"},
     {"tally"},
     {"layout"},
     {"picture", "progress"},
-    {"cli", "cli.completion", "cli.mandelbrot", "cli.map"},
+    # The emulator, its shell: beside all of the above, which knows nothing of it.
+    {"emulator.boot", "emulator.http_server", "emulator.memory", "emulator.starts"},
+    {"emulator.process", "emulator.runtime_api"},
+    {"emulator.reporter"},
+    {"emulator.environment"},
+    {"emulator.pool", "emulator.faulty"},
+    {"emulator.api"},
+    {"emulator.service"},
+    {"emulator"},
+    {"cli", "cli.completion", "cli.emulate", "cli.mandelbrot", "cli.map"},
     {"__main__"},
 ]
 # Where the executor reaches up, at the moment of use: it shows progress unless told not to.
 UPWARDS = {("executor", "progress")}
-PURE = set().union(*LAYERS[:7])
+PURE = set().union(*LAYERS[:13]) | {"printing", "failure_report"}
 # Asking a clock, a generator or the system is not pure; neither is an event loop.
 IMPURE = {"asyncio", "anyio", "random", "secrets", "socket", "subprocess", "threading", "time"}
 
@@ -91,6 +126,17 @@ def test_imports_point_down(module: str) -> None:
         assert layer(target) <= layer(module), f"{module} imports {target}, which is above it"
 
 
+def test_the_emulator_shares_nothing_with_the_client_but_errors() -> None:
+    for module, path in modules().items():
+        names = {name for name in imports(path, for_types=True) if name.startswith("fanout")}
+        of_emulator = {name for name in names if name.startswith("fanout.emulator")}
+        if module.startswith("emulator"):
+            others = {name for name in names - of_emulator if name != "fanout"}
+            assert all(name.startswith("fanout.errors") for name in others), module
+        elif module != "cli.emulate":
+            assert not of_emulator, module
+
+
 @pytest.mark.parametrize("module", sorted(PURE))
 def test_pure_modules_ask_no_clock_and_run_nothing(module: str) -> None:
     roots = {name.split(".")[0] for name in imports(modules()[module], for_types=False)}
@@ -122,17 +168,24 @@ def test_import_fanout_loads_nothing_of_it() -> None:
 
 def test_the_public_names_are_these() -> None:
     assert fanout.__all__ == [
+        "Block",
         "Executor",
+        "Lambda",
         "Local",
         "MapOptions",
         "Outcome",
         "OutcomeStream",
+        "Ref",
         "RetryPolicy",
         "Run",
+        "StoredObject",
         "__version__",
+        "blocks",
+        "emulator",
         "errors",
         "events",
         "map",
+        "objects",
         "run",
         "starmap",
         "stream",

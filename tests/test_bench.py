@@ -7,21 +7,35 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 BENCH = Path(__file__).parent / "bench"
 
 
-def test_local_overhead_gives_its_ratios_as_json() -> None:
+@pytest.mark.parametrize(
+    ("bench", "ratios"),
+    [
+        ("local_overhead.py", ["tasks_per_s_vs_process_pool", "unbatched_vs_process_pool"]),
+        (
+            "invoke_path.py",
+            ["cpu_vs_aioboto3_tuned", "cpu_vs_boto3_threads", "invocations_per_s"],
+        ),
+        ("emulator_rate.py", ["invocations_per_s_aioboto3", "rate_vs_aioboto3"]),
+    ],
+)
+def test_a_benchmark_gives_its_ratios_as_json(bench: str, ratios: list[str]) -> None:
     done = subprocess.run(
-        [sys.executable, str(BENCH / "local_overhead.py"), "--quick", "--json"],
+        [sys.executable, str(BENCH / bench), "--quick", "--json"],
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
-    for name in ("tasks_per_s_vs_process_pool", "unbatched_vs_process_pool"):
+    for name in ratios:
         assert report[name] > 0
 
 
 def test_every_benchmark_is_run() -> None:
-    assert {path.name for path in BENCH.glob("*.py")} == {"local_overhead.py"}
+    names = {path.name for path in BENCH.glob("*.py")}
+    assert names == {"local_overhead.py", "invoke_path.py", "emulator_rate.py"}

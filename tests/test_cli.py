@@ -253,7 +253,7 @@ def test_ctrl_c_stops_the_workers_and_says_so(here: Path) -> None:
     out, err = process.communicate(timeout=30)
     assert process.returncode == 130
     assert out == ""
-    assert err.strip() == "fanout: interrupted; the workers were stopped"
+    assert err.strip() == "fanout: interrupted; no more tasks are launched"
 
 
 def test_a_reader_that_leaves_early_is_no_error(here: Path) -> None:

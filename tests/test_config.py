@@ -90,14 +90,28 @@ def test_an_unknown_backend_is_refused_with_those_that_there_are() -> None:
         resolve({"FANOUT_BACKEND": "cray"}, {}, FILE)
     message = str(caught.value)
     assert "backend 'cray' in the environment variable FANOUT_BACKEND is not known" in message
-    assert "'local'" in message
+    assert "there are 'local' and 'lambda'" in message
+
+
+def test_lambda_and_its_function_can_be_set_everywhere() -> None:
+    file = {"backend": "lambda", "function": "of-the-file"}
+    assert resolve({}, file, FILE) == Settings(backend="lambda", function="of-the-file")
+    environment = {"FANOUT_BACKEND": "lambda", "FANOUT_FUNCTION": " named "}
+    assert resolve(environment, file, FILE) == Settings(backend="lambda", function="named")
+
+
+@pytest.mark.parametrize("value", [7, "", "  ", ["f"]])
+def test_a_function_that_is_no_name_is_refused_with_its_place(value: object) -> None:
+    with pytest.raises(UsageError, match="must be the name or the ARN") as caught:
+        resolve({}, {"function": value}, FILE)
+    assert FILE in str(caught.value)
 
 
 def test_an_unknown_setting_in_the_file_is_refused_with_those_that_there_are() -> None:
     with pytest.raises(UsageError) as caught:
         resolve({}, {"wrokers": 3}, FILE)
     assert str(caught.value) == (
-        f"unknown setting 'wrokers' in {FILE}: there are backend, workers, progress"
+        f"unknown setting 'wrokers' in {FILE}: there are backend, function, workers, progress"
     )
 
 

@@ -44,8 +44,13 @@ def test_readme_has_no_block_that_no_test_knows() -> None:
         line for code in blocks("console") for line in code.splitlines() if line[:2] == "$ "
     ]
     assert commands == [
-        "$ make demo",  # test_make_demo_renders_the_picture
+        "$ make demo",  # test_make_demo_and_demo_lambda_render_the_same_picture
+        "$ make demo-lambda",  # test_make_demo_and_demo_lambda_render_the_same_picture
         "$ pip install .",  # tests/test_packaging.py installs the wheel
+        # test_readme_lambda_commands_render_a_picture
+        "$ FANOUT_BACKEND=lambda FANOUT_FUNCTION=fanout-worker fanout mandelbrot --out set.png",
+        "$ fanout emulate --fault throttle=0.05 --fault reset_after=0.05 -- "
+        "fanout mandelbrot --out set.png",
         "$ seq 5 | fanout map math:factorial --chunks -",  # test_readme_shell_blocks…
     ]
 
@@ -54,7 +59,8 @@ def test_readme_has_no_block_that_no_test_knows() -> None:
 def test_readme_python_blocks_run_as_scripts(code: str, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(code, encoding="utf-8")
-    printed = run([sys.executable, str(script)], tmp_path)
+    on_lambda = ["fanout", "emulate", "--"] if "fanout.Lambda(" in code else []
+    printed = run([*on_lambda, sys.executable, str(script)], tmp_path)
     promised = re.findall(r"print\(.*\)  # (.+)$", code, re.MULTILINE)
     for text in promised:
         assert text in printed
@@ -64,22 +70,39 @@ def test_readme_shell_blocks_print_what_they_show(tmp_path: Path) -> None:
     checked = 0
     for code in blocks("console"):
         command, *shown = code.splitlines()
-        if shown:
+        if any(line[:2] != "$ " for line in shown):
             printed = run(["bash", "-c", command.removeprefix("$ ")], tmp_path)
             assert printed.splitlines() == shown
             checked += 1
     assert checked == 1
 
 
-def test_make_demo_renders_the_picture(tmp_path: Path) -> None:
-    """The recipe of `make demo`; a fresh `.venv` is what CI makes."""
-    recipe = run(["make", "--dry-run", "demo"], ROOT)
-    (line,) = (line for line in recipe.splitlines() if "fanout mandelbrot" in line)
-    command = shlex.split(line.replace(".venv/bin/", ""))
-    printed = run(command, tmp_path)
-    assert (tmp_path / "mandelbrot.png").stat().st_size > 100_000
+def recipe(target: str) -> list[str]:
+    """The command with which a target of the Makefile renders; a fresh `.venv` is what CI makes."""
+    lines = run(["make", "--dry-run", target], ROOT).splitlines()
+    (line,) = (line for line in lines if "fanout mandelbrot" in line)
+    return shlex.split(line.replace(".venv/bin/", ""))
+
+
+def test_make_demo_and_demo_lambda_render_the_same_picture(tmp_path: Path) -> None:
+    printed = run(recipe("demo"), tmp_path)
     for word in ("backend", "tasks", "attempts", "makespan", "kernel", "speed-up"):
         assert word in printed
+    assert "local, " in printed
+    assert "lambda, fanout-worker in us-east-1" in run(recipe("demo-lambda"), tmp_path)
+    picture = (tmp_path / "mandelbrot.png").read_bytes()
+    assert len(picture) > 100_000
+    assert (tmp_path / "mandelbrot-lambda.png").read_bytes() == picture
+
+
+def test_readme_lambda_commands_render_a_picture(tmp_path: Path) -> None:
+    commands = [line[2:] for code in blocks("console") for line in code.splitlines()]
+    by_settings, emulated = (line for line in commands if line.endswith("--out set.png"))
+    for command in (f"fanout emulate -- env {by_settings}", emulated):
+        run(["bash", "-c", command.replace("mandelbrot", "mandelbrot --size 300")], tmp_path)
+        picture = tmp_path / "set.png"
+        assert picture.read_bytes().startswith(b"\x89PNG")
+        picture.unlink()
 
 
 @pytest.mark.parametrize(
@@ -88,6 +111,7 @@ def test_make_demo_renders_the_picture(tmp_path: Path) -> None:
         ("pi.py", ["20"], "pi = 3.14"),
         ("sweep.py", [], "8 of 20 points did not settle"),
         ("first_hit.py", ["4"], "sha256(88484) = 0000a456"),
+        ("word_count.py", [], "157,601 the"),
     ],
 )
 def test_examples_run(script: str, arguments: list[str], shows: str, tmp_path: Path) -> None:
@@ -97,7 +121,7 @@ def test_examples_run(script: str, arguments: list[str], shows: str, tmp_path: P
 
 def test_every_example_is_run() -> None:
     names = {path.name for path in (ROOT / "examples").glob("*.py")}
-    assert names == {"pi.py", "sweep.py", "first_hit.py"}
+    assert names == {"pi.py", "sweep.py", "first_hit.py", "word_count.py"}
 
 
 def test_links_between_the_documents_lead_somewhere() -> None:

@@ -16,8 +16,10 @@ from fanout.errors import (
     FanoutError,
     KernelError,
     KernelNotUsableError,
+    OutOfMemoryError,
     ResultError,
     TaskError,
+    TaskLostError,
     TaskTimeoutError,
     WorkerCrashedError,
 )
@@ -56,8 +58,12 @@ def test_no_error_takes_the_name_of_a_builtin() -> None:
     assert not ALL.keys() & vars(builtins).keys()
 
 
-def test_only_a_crash_may_go_better_next_time() -> None:
-    assert [name for name, kind in ALL.items() if kind.may_retry] == ["WorkerCrashedError"]
+def test_only_what_befell_the_worker_or_the_connection_may_go_better_next_time() -> None:
+    assert {name for name, kind in ALL.items() if kind.may_retry} == {
+        "WorkerCrashedError",
+        "OutOfMemoryError",
+        "TaskLostError",
+    }
 
 
 def test_a_task_error_names_its_task() -> None:
@@ -76,6 +82,34 @@ def test_a_timeout_says_how_long_and_what_to_do() -> None:
     )
 
 
+def test_a_timeout_of_the_service_says_whose_it_is_and_what_to_do() -> None:
+    error = TaskTimeoutError(3, 60.0, 2, is_service=True)
+    assert (error.index, error.timeout_s, error.attempts) == (3, 60.0, 2)
+    assert str(error) == (
+        "task 3: still running after 60 s, so its worker was stopped (attempt 2): that is the "
+        "function's own timeout: deploy it with a longer one (Lambda allows 900 s), or make the "
+        "chunk smaller"
+    )
+
+
+def test_want_of_memory_says_how_it_ended_and_what_to_do() -> None:
+    error = OutOfMemoryError(3, "was killed by Lambda with 512 MB", 1)
+    assert (error.index, error.how, error.attempts) == (3, "was killed by Lambda with 512 MB", 1)
+    assert str(error) == (
+        "task 3: its worker was killed by Lambda with 512 MB, most likely because memory ran out: "
+        "use smaller chunks, or deploy the function with more memory"
+    )
+
+
+def test_a_lost_task_says_how_that_it_may_have_run_and_what_to_do() -> None:
+    error = TaskLostError(3, "connection reset", 8)
+    assert (error.index, error.how, error.attempts) == (3, "connection reset", 8)
+    assert str(error) == (
+        "task 3: its attempts were lost, the last of 8: connection reset; it may have run: "
+        "check the connection and the service's health, then run it again"
+    )
+
+
 def test_a_crash_says_how_and_what_to_do() -> None:
     error = WorkerCrashedError(3, "was killed by SIGKILL", 1)
     assert (error.index, error.how, error.attempts) == (3, "was killed by SIGKILL", 1)
@@ -84,9 +118,9 @@ def test_a_crash_says_how_and_what_to_do() -> None:
     assert "run the kernel on this chunk alone" in str(error)
 
 
-@pytest.mark.parametrize("kind", [TaskTimeoutError, WorkerCrashedError])
+@pytest.mark.parametrize("kind", [TaskTimeoutError, WorkerCrashedError, OutOfMemoryError])
 def test_the_number_of_attempts_is_told_when_there_was_more_than_one(
-    kind: type[TaskTimeoutError | WorkerCrashedError],
+    kind: type[TaskTimeoutError | WorkerCrashedError | OutOfMemoryError],
 ) -> None:
     first: tuple[int, float | str] = (3, 2.5) if kind is TaskTimeoutError else (3, "died")
     assert "attempt" not in str(kind(*first, 1))  # type: ignore[arg-type]  # one of two signatures
@@ -117,7 +151,10 @@ def test_an_encode_error_says_which_type_and_what_to_do() -> None:
         BackendError("nothing runs"),
         ChunkError(1, "too large"),
         TaskTimeoutError(3, 2.5, 2),
+        TaskTimeoutError(3, 2.5, 2, is_service=True),
         WorkerCrashedError(3, "died", 2),
+        OutOfMemoryError(3, "was killed", 2),
+        TaskLostError(3, "connection reset", 8),
         KernelError(5, "builtins.SystemExit", "1"),
         KernelNotUsableError("k", "is a coroutine function", "wrap it"),
         EncodeError("_thread.lock", "can't be sent", "create it in the kernel"),

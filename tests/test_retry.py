@@ -13,7 +13,9 @@ from fanout.errors import (
     BackendError,
     ChunkError,
     FanoutError,
+    OutOfMemoryError,
     TaskError,
+    TaskLostError,
     TaskTimeoutError,
     UsageError,
     WorkerCrashedError,
@@ -28,24 +30,23 @@ class _TopologyError(Exception):
 # ---- whether ----
 
 
-@pytest.mark.parametrize(
-    ("kind", "is_retried"),
-    [
-        (FailureKind.DID_NOT_RUN, True),
-        (FailureKind.CRASHED, True),
-        (FailureKind.TIMED_OUT, False),
-        (FailureKind.KERNEL_RAISED, False),
-        (FailureKind.REFUSED, False),
-    ],
-)
-def test_what_is_retried_by_default(kind: FailureKind, is_retried: bool) -> None:
-    failure = Failure(kind=kind, error=_TopologyError())
-    assert RetryPolicy().allows(failure, 1) is is_retried
+IS_RETRIED = {
+    FailureKind.DID_NOT_RUN: True,
+    FailureKind.THROTTLED: True,
+    FailureKind.UNREACHABLE: True,
+    FailureKind.MAYBE_RAN: True,
+    FailureKind.CRASHED: True,
+    FailureKind.OUT_OF_MEMORY: True,
+    FailureKind.TIMED_OUT: False,
+    FailureKind.KERNEL_RAISED: False,
+    FailureKind.REFUSED: False,
+}
 
 
-def test_every_kind_of_failure_has_its_line_in_the_table() -> None:
-    for kind in FailureKind:
-        assert RetryPolicy().allows(Failure(kind=kind), 1) in {True, False}
+@pytest.mark.parametrize("kind", FailureKind)
+def test_what_is_retried_by_default(kind: FailureKind) -> None:
+    assert RetryPolicy().allows(Failure(kind=kind), 1) is IS_RETRIED[kind]
+    assert RetryPolicy().allows(Failure(kind=kind, error=_TopologyError()), 1) is IS_RETRIED[kind]
 
 
 def test_an_exception_is_retried_if_the_policy_names_its_class_or_a_base_of_it() -> None:
@@ -59,6 +60,13 @@ def test_an_exception_is_retried_if_the_policy_names_its_class_or_a_base_of_it()
 def test_timeouts_are_retried_if_the_policy_says_so() -> None:
     failure = Failure(kind=FailureKind.TIMED_OUT)
     assert RetryPolicy(retry_timeouts=True).allows(failure, 1)
+
+
+def test_a_timeout_of_the_service_is_retried_as_a_crash_is() -> None:
+    """The worker was silent, so it may have been its environment that hung."""
+    failure = Failure(kind=FailureKind.TIMED_OUT, allowed_s=60.0)
+    assert RetryPolicy(max_attempts=2).allows(failure, 1)
+    assert not RetryPolicy(max_attempts=2).allows(failure, 2)
 
 
 def test_the_first_attempt_counts() -> None:
@@ -131,6 +139,36 @@ def test_a_timeout_becomes_a_task_timeout_error() -> None:
     assert (error.index, error.timeout_s, error.attempts) == (4, 2.5, 1)
 
 
+def test_a_timeout_of_the_service_says_what_the_service_allowed() -> None:
+    failure = Failure(kind=FailureKind.TIMED_OUT, allowed_s=60.0)
+    for timeout_s in (None, 1000.0):
+        error = error_of(failure, index=4, attempts=1, timeout_s=timeout_s)
+        assert isinstance(error, TaskTimeoutError)
+        assert error.timeout_s == 60.0
+        assert "the function's own timeout" in str(error)
+
+
+def test_a_timeout_of_ours_asks_for_a_longer_one_of_ours() -> None:
+    error = error_of(Failure(kind=FailureKind.TIMED_OUT), index=4, attempts=1, timeout_s=2.5)
+    assert "raise timeout_s" in str(error)
+    assert "the function's own timeout" not in str(error)
+
+
+def test_want_of_memory_becomes_an_out_of_memory_error() -> None:
+    how = "was killed by Lambda with 512 MB"
+    failure = Failure(kind=FailureKind.OUT_OF_MEMORY, detail=how)
+    error = error_of(failure, index=17, attempts=3, timeout_s=None)
+    assert isinstance(error, OutOfMemoryError)
+    assert (error.index, error.how, error.attempts) == (17, how, 3)
+
+
+def test_a_loss_becomes_a_task_lost_error() -> None:
+    failure = Failure(kind=FailureKind.MAYBE_RAN, detail="connection reset")
+    error = error_of(failure, index=17, attempts=8, timeout_s=None)
+    assert isinstance(error, TaskLostError)
+    assert (error.index, error.how, error.attempts) == (17, "connection reset", 8)
+
+
 def test_a_refusal_becomes_a_chunk_error() -> None:
     failure = Failure(kind=FailureKind.REFUSED, detail="9 MiB encoded, the limit is 6 MiB")
     error = error_of(failure, index=4, attempts=1, timeout_s=None)
@@ -138,8 +176,11 @@ def test_a_refusal_becomes_a_chunk_error() -> None:
     assert str(error) == "task 4: 9 MiB encoded, the limit is 6 MiB"
 
 
-def test_anything_else_is_the_backends() -> None:
-    failure = Failure(kind=FailureKind.DID_NOT_RUN, detail="no capacity")
+@pytest.mark.parametrize(
+    "kind", [FailureKind.DID_NOT_RUN, FailureKind.THROTTLED, FailureKind.UNREACHABLE]
+)
+def test_anything_else_is_the_backends(kind: FailureKind) -> None:
+    failure = Failure(kind=kind, detail="no capacity")
     error = error_of(failure, index=4, attempts=1, timeout_s=None)
     assert isinstance(error, BackendError)
     assert str(error) == "task 4: no capacity"
@@ -166,6 +207,9 @@ def test_a_failure_without_details_still_makes_a_sentence(kind: FailureKind) -> 
         ({"max_attempts": 0}, "max_attempts=0) must be a whole number, 1 or more"),
         ({"max_attempts": 2.5}, "max_attempts=2.5) must be a whole number, 1 or more"),
         ({"max_attempts": True}, "max_attempts=True) must be a whole number, 1 or more"),
+        ({"max_lost": 0}, "max_lost=0) must be a whole number, 1 or more"),
+        ({"max_lost": math.inf}, "max_lost=inf) must be a whole number, 1 or more"),
+        ({"max_lost": True}, "max_lost=True) must be a whole number, 1 or more"),
         ({"base_s": -1.0}, "base_s=-1.0) must be a number of seconds, 0 or more"),
         ({"cap_s": math.inf}, "cap_s=inf) must be a number of seconds, 0 or more"),
         ({"cap_s": math.nan}, "cap_s=nan) must be a number of seconds, 0 or more"),
@@ -184,3 +228,12 @@ def test_a_policy_that_makes_no_sense_is_refused(options: dict[str, object], hin
 
 def test_a_policy_can_switch_back_off_off() -> None:
     assert RetryPolicy(base_s=0).delay_s(5, random.Random(0)) == 0.0
+
+
+def test_a_task_may_be_lost_eight_times_by_default() -> None:
+    assert RetryPolicy().max_lost == 8
+
+
+def test_a_failure_is_not_fatal_and_sets_no_times_by_default() -> None:
+    failure = Failure(kind=FailureKind.CRASHED)
+    assert (failure.is_fatal, failure.wait_s, failure.allowed_s) == (False, None, None)

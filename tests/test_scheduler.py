@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from fanout import scheduler as scheduler_module
 from fanout.errors import BackendError, ChunkError, TaskTimeoutError, WorkerCrashedError
 from fanout.events import (
-    Action,
     AttemptAnswered,
-    AttemptFailed,
     AttemptStarted,
     Cancelled,
     Consumed,
@@ -27,69 +25,12 @@ from fanout.events import (
     Ticked,
     WakeAt,
 )
-from fanout.grouping import Grouping, GroupPolicy
 from fanout.retry import Failure, FailureKind, RetryPolicy
-from fanout.scheduler import Scheduler
 from fanout.tasks import Outcome
-from tests.scheduler_checks import invariants, report_of
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from tests.scheduler_checks import Bench, delivered, launched, report_of
 
 CRASH = Failure(kind=FailureKind.CRASHED, detail="was killed by SIGSEGV")
 NO_RUN = Failure(kind=FailureKind.DID_NOT_RUN, detail="no worker came up")
-AT_ONCE = RetryPolicy(base_s=0.0, on=(ConnectionError,))
-
-
-class Bench:
-    """A scheduler to experiment with: feeds events, checks the books, keeps what came out."""
-
-    def __init__(self, *, limit: int = 2, group: int | None = 1, **options: Any) -> None:
-        options.setdefault("retry", AT_ONCE)
-        self.scheduler = Scheduler(
-            limit=limit,
-            grouping=Grouping(GroupPolicy(fixed=group)),
-            rng=random.Random(0),
-            **options,
-        )
-        self.story: list[Action] = []
-
-    def feed(self, event: Event, now_s: float = 0.0) -> list[Action]:
-        actions = self.scheduler.handle(event, now_s)
-        invariants(self.scheduler)
-        self.story += actions
-        return actions
-
-    def offer(self, count: int, *, ends: bool = True) -> list[Action]:
-        actions = self.feed(Offered(self.scheduler._offered, count))
-        return actions + self.feed(InputEnded()) if ends else actions
-
-    def answer(self, attempt: int, *outcomes: Outcome[Any], now_s: float = 0.0) -> list[Action]:
-        """Answer with these outcomes; without any, with the value `10 * task` for each task."""
-        if not outcomes:
-            tasks = self.scheduler._attempts.get(attempt, ())
-            outcomes = tuple(Outcome(task, 10 * task) for task in tasks)
-        return self.feed(AttemptAnswered(attempt, outcomes, None), now_s)
-
-    def fail(self, attempt: int, failure: Failure, now_s: float = 0.0) -> list[Action]:
-        return self.feed(AttemptFailed(attempt, failure), now_s)
-
-    @property
-    def outcomes(self) -> list[Outcome[Any]]:
-        return delivered(self.story)
-
-    @property
-    def groups(self) -> list[list[int]]:
-        """The tasks of every attempt launched so far."""
-        return launched(self.story)
-
-
-def launched(actions: Sequence[Action]) -> list[list[int]]:
-    return [[*action.tasks] for action in actions if isinstance(action, Launch)]
-
-
-def delivered(actions: Sequence[Action]) -> list[Outcome[Any]]:
-    return [o for action in actions if isinstance(action, Deliver) for o in action.outcomes]
 
 
 # ---- the plain course ----

@@ -8,6 +8,7 @@ events.
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from dataclasses import dataclass, field
@@ -18,7 +19,14 @@ from hypothesis import Phase, event, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from fanout import scheduler as scheduler_module
-from fanout.errors import BackendError, ChunkError, TaskTimeoutError, WorkerCrashedError
+from fanout.errors import (
+    BackendError,
+    ChunkError,
+    OutOfMemoryError,
+    TaskLostError,
+    TaskTimeoutError,
+    WorkerCrashedError,
+)
 from fanout.events import (
     Action,
     AttemptAnswered,
@@ -41,6 +49,7 @@ from fanout.grouping import Grouping, GroupPolicy
 from fanout.retry import Failure, FailureKind, RetryPolicy
 from fanout.scheduler import Scheduler
 from fanout.tasks import Outcome
+from fanout.throttle import PATIENCE_S
 from tests.scheduler_checks import invariants, report_of
 
 if TYPE_CHECKING:
@@ -50,6 +59,8 @@ if TYPE_CHECKING:
 _EARLY_S = 1e-9
 # Drawn rarely: Hypothesis likes the ends of a range.
 _RARE = 7
+# What a service that refuses may ask for.
+_WAITS_S = st.sampled_from([None, None, 0.0, 0.3, 5.0])
 
 
 class _WorthARetryError(Exception):
@@ -72,8 +83,11 @@ class _Step:
     """What one event must lead to, foretold from the server's books."""
 
     settled: dict[int, object] = field(default_factory=dict)  # the outcome, or the error's class
-    backs_off: dict[int, Failure] = field(default_factory=dict)
+    # Those that wait together, why, and after how many failures.
+    backs_off: dict[tuple[int, ...], tuple[Failure, int]] = field(default_factory=dict)
     sent_again: list[tuple[int, ...]] = field(default_factory=list)  # at no charge
+    # Likewise, after a pause that ends between these times.
+    refused: dict[tuple[int, ...], tuple[float, float]] = field(default_factory=dict)
     times_out: list[int] = field(default_factory=list)
     ends: Finish | None = None
 
@@ -83,9 +97,10 @@ class Laws(RuleBasedStateMachine):
 
     @initialize(
         limit=st.integers(1, 5),
-        fixed=st.one_of(st.none(), st.integers(1, 5)),
+        fixed=st.sampled_from([None, 1, 2, 3, 5]),
         max_tasks=st.integers(1, 8),
         max_attempts=st.integers(1, 4),
+        max_lost=st.integers(1, 4),
         retries_timeouts=st.booleans(),
         base_s=st.sampled_from([0.0, 0.05, 1.0]),
         timeout_s=st.sampled_from([None, 0.5, 3.0]),
@@ -93,6 +108,7 @@ class Laws(RuleBasedStateMachine):
         ordered=st.booleans(),
         consumed=st.booleans(),
         stops=st.sampled_from([False, False, True]),
+        offers=st.integers(0, 9),
         seed=st.integers(0, 2**32),
     )
     def begin(
@@ -101,6 +117,7 @@ class Laws(RuleBasedStateMachine):
         fixed: int | None,
         max_tasks: int,
         max_attempts: int,
+        max_lost: int,
         retries_timeouts: bool,
         base_s: float,
         timeout_s: float | None,
@@ -108,6 +125,7 @@ class Laws(RuleBasedStateMachine):
         ordered: bool,
         consumed: bool,
         stops: bool,
+        offers: int,
         seed: int,
     ) -> None:
         self.limit = limit
@@ -122,6 +140,7 @@ class Laws(RuleBasedStateMachine):
             retry_timeouts=retries_timeouts,
             base_s=base_s,
             cap_s=1.5,
+            max_lost=max_lost,
         )
 
         def make() -> Scheduler:
@@ -139,6 +158,7 @@ class Laws(RuleBasedStateMachine):
 
         self.scheduler, self.twin = make(), make()
         self.now_s = 0.0
+        self.handled_s = 0.0  # when it last had the opportunity to launch
         self.timer_s: float | None = None
         self.offered = 0
         self.is_ended = False
@@ -151,12 +171,19 @@ class Laws(RuleBasedStateMachine):
         self.delivered: set[int] = set()
         self.unconsumed = 0
         self.barren = 0
+        self.paused_until_s = -math.inf
+        self.waves = 0  # of refusals, since the last sign of life
+        self.refusing_since_s: dict[FailureKind, float] = {}
         self.blamed: Counter[int] = Counter()
         self.blamed_in_groups: Counter[int] = Counter()
+        self.lost: Counter[int] = Counter()
         self.goes_alone: set[int] = set()
+        self.came_alone: set[int] = set()  # may go on so, though nobody suspects them
         self.launched = 0
         self.most_ever_allowed = self.scheduler.window
         self.finish: Finish | None = None
+        if offers != _RARE:  # Hypothesis leaves out rules: without this one nothing would happen
+            self.offer(1.0)
 
     # ---- what may happen ----
 
@@ -198,9 +225,11 @@ class Laws(RuleBasedStateMachine):
             return
         number = self._attempt(data)
         tasks = self.in_flight[number]
+        left = self._left(data, tasks)
         outcomes = [
             outcome
             for task in tasks
+            if task not in left or data.draw(st.integers(0, 9)) == _RARE  # it contradicts itself
             if (outcome := self._outcome(task, number, data.draw(_FATES))) is not None
         ]
         outcomes += [  # a second opinion on a task that has an outcome already
@@ -215,7 +244,21 @@ class Laws(RuleBasedStateMachine):
         report = None
         if total_s is not None:
             report = report_of(number, total_s=total_s, payload_bytes=payload_bytes)
-        self._feed(AttemptAnswered(number, outcomes, report), self._foretell(number, outcomes))
+        step = self._foretell(number, outcomes, left)
+        self._feed(AttemptAnswered(number, outcomes, report, left), step)
+
+    @rule(data=st.data(), total_s=st.sampled_from([None, 0.01]))
+    def answer_in_part(self, data: st.DataObject, total_s: float | None) -> None:
+        """As a worker does that has no more time, or no more room in its reply."""
+        if not self.in_flight:
+            return
+        number = self._attempt(data)
+        tasks = self.in_flight[number]
+        done = data.draw(st.integers(0, len(tasks)))
+        outcomes = [Outcome(task, (task, number)) for task in tasks[:done]]
+        report = None if total_s is None else report_of(number, total_s=total_s, payload_bytes=9)
+        step = self._foretell(number, outcomes, tasks[done:])
+        self._feed(AttemptAnswered(number, outcomes, report, tasks[done:]), step)
 
     @rule(data=st.data())
     def answer_well(self, data: st.DataObject) -> None:
@@ -238,12 +281,27 @@ class Laws(RuleBasedStateMachine):
             step = self._foretell(number, outcomes)
             self._feed(AttemptAnswered(number, outcomes, None), step)
 
-    @rule(data=st.data(), kind=st.sampled_from(FailureKind), with_error=st.booleans())
-    def fail(self, data: st.DataObject, kind: FailureKind, with_error: bool) -> None:
+    @rule(
+        data=st.data(),
+        kind=st.sampled_from(FailureKind),
+        with_error=st.booleans(),
+        wait_s=_WAITS_S,
+        allowed_s=st.sampled_from([None, 60.0]),
+    )
+    def fail(
+        self,
+        data: st.DataObject,
+        kind: FailureKind,
+        with_error: bool,
+        wait_s: float | None,
+        allowed_s: float | None,
+    ) -> None:
         if not self.in_flight:
             return
         error = _WorthARetryError("of the attempt") if with_error else None
-        failure = Failure(kind=kind, detail="by the test", error=error)
+        failure = Failure(
+            kind=kind, detail="by the test", error=error, wait_s=wait_s, allowed_s=allowed_s
+        )
         number = self._attempt(data)
         self._feed(AttemptFailed(number, failure), self._foretell_failure(number, failure))
 
@@ -264,17 +322,49 @@ class Laws(RuleBasedStateMachine):
                 number = self._attempt(data)
                 self._feed(AttemptFailed(number, failure), self._foretell_failure(number, failure))
 
-    @rule(data=st.data(), is_answer=st.booleans())
-    def speak_up_late(self, data: st.DataObject, is_answer: bool) -> None:
+    @rule(
+        data=st.data(),
+        kinds=st.lists(st.sampled_from([*PATIENCE_S]), min_size=1, max_size=12)
+        | st.builds(lambda kind, n: [kind] * n, st.sampled_from([*PATIENCE_S]), st.integers(1, 9)),
+        apart_s=st.sampled_from([0.0, 0.2, 15.0, 130.0, 300.0]),
+        wait_s=_WAITS_S,
+    )
+    def refuse(
+        self, data: st.DataObject, kinds: list[FailureKind], apart_s: float, wait_s: float | None
+    ) -> None:
+        """A service that takes nothing more, for a moment or for good."""
+        for kind in kinds:
+            self.now_s += apart_s
+            if not self.in_flight:
+                self.fire_timer(is_early=False)
+            if self.in_flight:
+                failure = Failure(kind=kind, detail="by the test", wait_s=wait_s)
+                number = self._attempt(data)
+                self._feed(AttemptFailed(number, failure), self._foretell_failure(number, failure))
+
+    @rule(times=st.integers(1, 8), data=st.data())
+    def lose(self, times: int, data: st.DataObject) -> None:
+        """A bad connection: attempt after attempt is lost."""
+        failure = Failure(kind=FailureKind.MAYBE_RAN, detail="by the test")
+        for _ in range(times):
+            if not self.in_flight:
+                self.fire_timer(is_early=False)
+            if self.in_flight:
+                number = self._attempt(data)
+                self._feed(AttemptFailed(number, failure), self._foretell_failure(number, failure))
+
+    @rule(data=st.data(), is_answer=st.booleans(), kind=st.sampled_from(FailureKind))
+    def speak_up_late(self, data: st.DataObject, is_answer: bool, kind: FailureKind) -> None:
         """A late answer, a duplicate answer, a failure after an answer: all count for nothing."""
         if not self.gone:
             return
         number = data.draw(st.sampled_from(sorted(self.gone)))
         if is_answer:
             outcomes = [Outcome(task, "too late") for task in self.gone[number]]
-            self._feed(AttemptAnswered(number, outcomes, None), _Step())
+            left = self._left(data, self.gone[number])
+            self._feed(AttemptAnswered(number, outcomes, None, left), _Step())
         else:
-            failure = Failure(kind=FailureKind.CRASHED, is_fatal=data.draw(st.booleans()))
+            failure = Failure(kind=kind, is_fatal=data.draw(st.booleans()), wait_s=50.0)
             self._feed(AttemptFailed(number, failure), _Step())
 
     @rule(data=st.data())
@@ -323,6 +413,13 @@ class Laws(RuleBasedStateMachine):
                 self.deadlines.setdefault(number, self.now_s + self.timeout_s)
             self._feed(AttemptStarted(number), _Step())
 
+    def _left(self, data: st.DataObject, tasks: Sequence[int]) -> list[int]:
+        """Mostly none; or any of them, and now and then one that the attempt never had."""
+        if data.draw(st.integers(0, 3)):
+            return []
+        foreign = [self.offered + 3] if data.draw(st.booleans()) else []
+        return [*foreign, *(task for task in tasks if data.draw(st.booleans()))]
+
     def _outcome(self, task: int, number: int, fate: str) -> Outcome[Any] | None:
         attempts = self.blamed[task] + 1
         match fate:
@@ -339,10 +436,15 @@ class Laws(RuleBasedStateMachine):
             case _:
                 return None
 
-    def _foretell(self, number: int, outcomes: Sequence[Outcome[Any]]) -> _Step:
+    def _foretell(
+        self, number: int, outcomes: Sequence[Outcome[Any]], left: Sequence[int] = ()
+    ) -> _Step:
         step = _Step()
         owed = list(self._take(number))
-        self.barren = 0
+        self._live()
+        if outcomes and set(owed) - set(left):  # else it got nowhere, and would so for ever
+            self._send_again(tuple(task for task in owed if task in left))
+            owed = [task for task in owed if task not in left]
         for outcome in outcomes:
             if outcome.index not in owed:
                 continue
@@ -370,16 +472,60 @@ class Laws(RuleBasedStateMachine):
                 step.ends = Finish(failure)
             else:
                 step.sent_again.append(tasks)
-                self.waiting.update(tasks)
+                self._send_again(tasks)
+        elif failure.kind in {FailureKind.THROTTLED, FailureKind.UNREACHABLE}:
+            self._refuse(step, tasks, failure)
+        elif failure.kind is FailureKind.MAYBE_RAN:
+            self._lose(step, tasks, failure)
         else:
-            self.barren = 0
+            self._live()
             self._blame(step, tasks, failure)
         return step
+
+    def _live(self) -> None:
+        """A worker was reached, whatever became of the attempt."""
+        self.barren = 0
+        self.waves = 0
+        self.refusing_since_s.clear()
+
+    def _refuse(self, step: _Step, tasks: tuple[int, ...], failure: Failure) -> None:
+        if failure.kind is FailureKind.THROTTLED:  # by a service that is there
+            self.refusing_since_s.pop(FailureKind.UNREACHABLE, None)
+        since_s = self.refusing_since_s.setdefault(failure.kind, self.now_s)
+        if self.now_s - since_s > PATIENCE_S[failure.kind]:
+            step.ends = Finish(failure)
+        step.refused[tasks] = self._pause(failure)
+        self._send_again(tasks)
+
+    def _pause(self, failure: Failure) -> tuple[float, float]:
+        """The first of a wave decides; the others of it say nothing new, but by their `wait_s`."""
+        asked_s = self.now_s + (failure.wait_s or 0.0)
+        if self.now_s < self.paused_until_s:
+            until_s = max(asked_s, self.paused_until_s)
+            return until_s, until_s
+        self.waves += 1
+        return asked_s, max(asked_s, self.now_s + self._ceiling_s(self.waves))
+
+    def _lose(self, step: _Step, tasks: tuple[int, ...], failure: Failure) -> None:
+        self.lost.update(tasks)
+        kept = tuple(task for task in tasks if self.lost[task] < self.retry.max_lost)
+        for task in tasks:
+            if task not in kept:
+                step.settled[task] = failure.error or TaskLostError
+        if kept:
+            step.backs_off[kept] = failure, max(self.lost[task] for task in kept)
+        if len(kept) == 1:
+            self.came_alone.update(kept)
+
+    def _send_again(self, tasks: tuple[int, ...]) -> None:
+        self.waiting.update(tasks)
+        if len(tasks) == 1:
+            self.came_alone.update(tasks)
 
     def _foretell_timeouts(self, step: _Step) -> None:
         for number, deadline_s in sorted(self.deadlines.items()):
             if deadline_s <= self.now_s:
-                self.barren = 0
+                self._live()
                 step.times_out.append(number)
                 self._blame(step, self._take(number), Failure(kind=FailureKind.TIMED_OUT))
 
@@ -397,7 +543,7 @@ class Laws(RuleBasedStateMachine):
         self.blamed[task] += 1
         if self.retry.allows(failure, self.blamed[task]):
             self.goes_alone.add(task)
-            step.backs_off[task] = failure
+            step.backs_off[task,] = failure, self.blamed[task]
         else:
             step.settled[task] = ends_as
 
@@ -418,6 +564,8 @@ class Laws(RuleBasedStateMachine):
         if self.finish is not None:
             assert actions == [], "nothing follows the end"
             return
+        if not isinstance(happens, AttemptStarted):  # which is nothing to a run without timeout_s
+            self.handled_s = self.now_s
         if step.ends is None:
             self._foretell_timeouts(step)
         self.settled.update(step.settled)
@@ -467,9 +615,11 @@ class Laws(RuleBasedStateMachine):
         if self.finish is None:
             assert not step.backs_off, "a task was not retried"
             assert not step.sent_again, "a task was not sent again"
+            assert not step.refused, "a refused task was not sent again"
 
     def _check_launch(self, number: int, tasks: tuple[int, ...]) -> None:
         self.launched += 1
+        assert self.now_s >= self.paused_until_s, "launched during a pause"
         assert number not in self.in_flight
         assert number not in self.gone, "an attempt's number is used once"
         assert len(set(tasks)) == len(tasks) >= 1
@@ -478,6 +628,10 @@ class Laws(RuleBasedStateMachine):
         if self.goes_alone.intersection(tasks):
             assert len(tasks) == 1, "a suspect travels with others"
         assert len(tasks) <= (self.policy.fixed or self.policy.max_tasks)
+        go_alone = self.goes_alone | self.came_alone
+        if self.policy.fixed and len(tasks) < self.policy.fixed and not go_alone & set(tasks):
+            others = (self.waiting | due) - go_alone - set(tasks)
+            assert not others, "a group was split"
         self.waiting.difference_update(tasks)
         for task in tasks:
             self.backing_off.pop(task, None)
@@ -491,7 +645,11 @@ class Laws(RuleBasedStateMachine):
             assert outcome.index in deliverable, "law 1: not settled, or out of order"
             self.delivered.add(outcome.index)
             expected = self.settled[outcome.index]
-            if isinstance(expected, type):
+            if expected is TaskLostError:
+                assert isinstance(outcome.error, TaskLostError)
+                assert outcome.error.attempts == self.retry.max_lost
+                assert outcome.attempts == self.blamed[outcome.index] + 1
+            elif isinstance(expected, type):
                 assert isinstance(outcome.error, expected)
                 assert outcome.attempts == self.blamed[outcome.index]
             elif isinstance(expected, Exception):
@@ -510,12 +668,19 @@ class Laws(RuleBasedStateMachine):
         if tasks in step.sent_again:
             step.sent_again.remove(tasks)
             assert delay_s == 0.0
-            return
-        (task,) = tasks
-        assert step.backs_off.pop(task).kind is failure.kind
-        ceiling_s = min(self.retry.cap_s, self.retry.base_s * 2 ** self.blamed[task])
-        assert 0.0 <= delay_s <= ceiling_s
-        self.backing_off[task] = self.now_s + delay_s
+        elif tasks in step.refused:
+            earliest_s, latest_s = step.refused.pop(tasks)
+            self.paused_until_s = self.scheduler._throttle.until_s
+            assert earliest_s <= self.paused_until_s <= latest_s
+            assert math.isclose(delay_s, self.paused_until_s - self.now_s)
+        else:
+            why, failures = step.backs_off.pop(tasks)
+            assert why.kind is failure.kind
+            assert 0.0 <= delay_s <= self._ceiling_s(failures)
+            self.backing_off.update(dict.fromkeys(tasks, self.now_s + delay_s))
+
+    def _ceiling_s(self, failures: int) -> float:
+        return min(self.retry.cap_s, self.retry.base_s * 2.0**failures)
 
     def _check_end(self, action: Finish, step: _Step) -> None:
         assert step.ends is not None, "the run ended for no reason"
@@ -535,6 +700,10 @@ class Laws(RuleBasedStateMachine):
         invariants(self.scheduler)
         assert self.scheduler.is_finished == (self.finish is not None)
         assert self.scheduler.in_flight == len(self.in_flight)
+        if self.finish is None:
+            assert self.scheduler._throttle.until_s == self.paused_until_s, "paused for no reason"
+            for task in set(range(self.offered)) - self.settled.keys():
+                assert self.scheduler.attempts_of(task) == self.blamed[task] + 1, "wrongly charged"
 
     @invariant()
     def attempts_are_bounded(self) -> None:
@@ -542,6 +711,7 @@ class Laws(RuleBasedStateMachine):
         if hasattr(self, "scheduler"):
             assert max(self.blamed.values(), default=0) <= self.retry.max_attempts
             assert max(self.blamed_in_groups.values(), default=0) <= 1
+            assert max(self.lost.values(), default=0) <= self.retry.max_lost
 
     @invariant()
     def window_is_kept(self) -> None:
@@ -559,9 +729,14 @@ class Laws(RuleBasedStateMachine):
 
     @invariant()
     def is_not_stuck(self) -> None:
-        """Law 5, and no place is left empty while a task waits for one."""
+        """Law 5, and no place is left empty while a task waits for one, but during a pause."""
         if not hasattr(self, "scheduler") or self.finish is not None:
             return
+        waits = self.waiting | {t for t, s in self.backing_off.items() if s <= self.handled_s}
+        if waits and len(self.in_flight) < self.limit:
+            assert self.handled_s < self.paused_until_s, "a place is empty for no reason"
+            assert self.timer_s is not None, "nobody will end the pause"
+            assert self.timer_s <= self.paused_until_s, "the pause will end too late"
         due_s = [at_s for at_s in self.backing_off.values() if at_s > self.now_s]
         due_s += [at_s for at_s in self.deadlines.values() if at_s > self.now_s]
         if due_s:
@@ -580,6 +755,7 @@ class Laws(RuleBasedStateMachine):
 _FATES = st.sampled_from(["ok", "ok", "ok", "raised", "worth a retry", "refused", "missing"])
 _ERRORS: dict[FailureKind, type[Exception]] = {
     FailureKind.CRASHED: WorkerCrashedError,
+    FailureKind.OUT_OF_MEMORY: OutOfMemoryError,
     FailureKind.TIMED_OUT: TaskTimeoutError,
     FailureKind.REFUSED: ChunkError,
     FailureKind.KERNEL_RAISED: BackendError,
@@ -588,7 +764,7 @@ _ERRORS: dict[FailureKind, type[Exception]] = {
 
 TestLaws = Laws.TestCase
 TestLaws.settings = settings(
-    max_examples=250,
+    max_examples=500,
     stateful_step_count=80,
     deadline=None,
     # Not Phase.explain: before Python 3.12 it takes minutes to say what shrinking shows in seconds.

@@ -38,6 +38,15 @@ from tests.scheduler_checks import held_by, report_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+# What becomes of an attempt that brings nothing back.
+_FAILURES = [
+    FailureKind.CRASHED,
+    FailureKind.OUT_OF_MEMORY,
+    FailureKind.DID_NOT_RUN,
+    FailureKind.THROTTLED,
+    FailureKind.UNREACHABLE,
+    FailureKind.MAYBE_RAN,
+]
 # By how much asyncio may run a timer before its time: the resolution of the clock.
 _EARLY_S = 1e-9
 
@@ -47,7 +56,8 @@ class _Backend:
     """Serves one run to its end, on a clock of its own; unkind by chance, as `rng` has it.
 
     Attributes:
-        unkindness: Probability of a crash or no run, and of a kernel's error.
+        unkindness: Probability of a failed attempt, of a kernel's error, and of tasks that are
+            left.
         hangs: Probability of no answer.
         hangs_first: The first attempt never answers.
     """
@@ -123,12 +133,15 @@ class _Backend:
         if self.rng.random() < self.hangs or (self.hangs_first and number == 0):
             return
         if self.rng.random() < self.unkindness:
-            kind = self.rng.choice([FailureKind.CRASHED, FailureKind.DID_NOT_RUN])
-            self._later(ended_s, AttemptFailed(number, Failure(kind=kind)))
+            kind, wait_s = self.rng.choice(_FAILURES), self.rng.choice([None, 0.1])
+            self._later(ended_s, AttemptFailed(number, Failure(kind=kind, wait_s=wait_s)))
         else:
-            outcomes = [self._outcome(task) for task in tasks]
+            done = len(tasks)
+            if self.rng.random() < self.unkindness:
+                done = self.rng.randint(1, len(tasks))
+            outcomes = [self._outcome(task) for task in tasks[:done]]
             report = report_of(number, total_s=ended_s - started_s, payload_bytes=10 * len(tasks))
-            self._later(ended_s, AttemptAnswered(number, outcomes, report))
+            self._later(ended_s, AttemptAnswered(number, outcomes, report, tasks[done:]))
 
     def _outcome(self, task: int) -> Outcome[int]:
         if self.rng.random() < self.unkindness:
@@ -174,6 +187,7 @@ def test_a_run_ends_with_every_task_delivered_once(
     backend.run()
     assert backend.finish == Finish(None)
     assert backend.delivered == Counter(range(tasks))
+    assert held_by(scheduler) == 0, "something is left of a task that is settled"
 
 
 @pytest.mark.parametrize("ordered", [False, True])
@@ -192,5 +206,6 @@ def test_memory_is_that_of_the_window_however_long_the_run(ordered: bool) -> Non
     backend = _Backend(scheduler, rng, 20_000, unkindness=0.05, hangs_first=True)
     backend.run()
     assert backend.delivered == Counter(range(20_000))
+    assert held_by(scheduler) == 0
     # An unsettled task has an entry in at most four containers.
     assert backend.most_held < 4 * window

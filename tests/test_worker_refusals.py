@@ -130,3 +130,13 @@ def test_a_damaged_reply_is_a_decode_error(change: Callable[[Message], Message])
     reply = Worker().run(request_of(prepare(square), [1]))
     with pytest.raises(DecodeError):
         answer_of(change(reply), 1)
+
+
+def test_a_module_that_the_worker_lacks_is_named_with_what_to_do() -> None:
+    request = request_of(prepare(square), [1])
+    request.head["kernel"]["target"] = "a_module_of_mine:square"
+    kind, text, is_fatal = refusal_of(request)
+    assert kind is KernelLoadError
+    assert "No module named 'a_module_of_mine'" in text
+    assert "a function's image has to hold what kernels import" in text
+    assert is_fatal

@@ -46,6 +46,11 @@ async def uses() -> None:
             async for outcome in outcomes:
                 assert_type(outcome, fanout.Outcome[int])
                 assert_type(outcome.result(), int)
+    async with (
+        fanout.emulator.Emulator(faults=fanout.emulator.Faults(throttle=0.1)) as emulator,
+        fanout.Executor(fanout.Lambda("f", endpoint_url=emulator.url, concurrency=8)) as ex,
+    ):
+        assert_type(await ex.map(length, ["a"]), list[int])
     with fanout.sync.stream(length, ["a"]) as found:
         for one in found:
             assert_type(one.value, int | None)

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fanout.envelope import Request
+    from fanout.grouping import GroupPolicy
     from fanout.retry import Failure
     from fanout.wire import Message
 
@@ -39,6 +40,24 @@ class Backend(Protocol):
     @property
     def limit(self) -> int:
         """Most attempts to launch at once: those that run, and those that wait at the door."""
+        ...
+
+    @property
+    def stops_tasks(self) -> bool:
+        """Whether the worker itself stops tasks at `timeout_s`.
+
+        If not, `started` is called, and an attempt that takes longer from there is cancelled.
+        """
+        ...
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether workers are on other machines, and can't see files of this one."""
+        ...
+
+    @property
+    def grouping(self) -> GroupPolicy:
+        """How much an attempt should carry, by what one costs here."""
         ...
 
     async def start(self) -> None:

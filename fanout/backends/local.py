@@ -20,6 +20,7 @@ from fanout.backends import AttemptError
 from fanout.backends.local_process import WorkerProcess, not_run
 from fanout.envelope import is_stale
 from fanout.errors import BackendError, UsageError
+from fanout.grouping import GroupPolicy
 from fanout.retry import Failure, FailureKind
 
 if TYPE_CHECKING:
@@ -74,6 +75,21 @@ class Local:
     def limit(self) -> int:
         """One attempt for each worker, and one that waits behind it."""
         return 2 * self._workers
+
+    @property
+    def stops_tasks(self) -> bool:
+        """No: its processes can be killed."""
+        return False
+
+    @property
+    def is_remote(self) -> bool:
+        """No."""
+        return False
+
+    @property
+    def grouping(self) -> GroupPolicy:
+        """By the price of a round trip to a process, some 100 microseconds."""
+        return GroupPolicy()
 
     async def start(self) -> None:
         """Make the pool; workers start when there is work for them."""

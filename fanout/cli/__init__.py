@@ -23,6 +23,7 @@ F = TypeVar("F", bound="Callable[..., Any]")
 
 _COMMANDS = {
     "completion": "fanout.cli.completion",
+    "emulate": "fanout.cli.emulate",
     "map": "fanout.cli.map",
     "mandelbrot": "fanout.cli.mandelbrot",
 }
@@ -55,7 +56,8 @@ class _Commands(click.Group):
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         examples = (
             "fanout mandelbrot --size 2000 --out mandelbrot.png\n"
-            "fanout map mymodule:kernel --chunks chunks.jsonl --out results.jsonl"
+            "fanout map mymodule:kernel --chunks chunks.jsonl --out results.jsonl\n"
+            "fanout emulate -- fanout mandelbrot --size 2000"
         )
         format_help(self, ctx, formatter, examples)
 
@@ -76,7 +78,10 @@ def format_help(
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="fanout")
 def cli() -> None:
-    """Run a kernel on every chunk of your input, on all cores of this machine."""
+    """Run a kernel on every chunk of your input: on all cores of this machine, or on AWS Lambda.
+
+    FANOUT_BACKEND=lambda and FANOUT_FUNCTION=NAME choose Lambda; `fanout emulate` is one.
+    """
 
 
 def running_options(command: F) -> F:
@@ -91,7 +96,8 @@ def running_options(command: F) -> F:
             "--workers",
             type=click.IntRange(min=1),
             metavar="N",
-            help="Worker processes.  [default: one per core, or what FANOUT_WORKERS says]",
+            help="Worker processes of the local backend.  [default: one per core, or what "
+            "FANOUT_WORKERS says]",
         ),
     ):
         command = option(command)
@@ -128,5 +134,5 @@ def main() -> NoReturn:
 
 
 def _interrupted() -> int:
-    say("interrupted; the workers were stopped")
+    say("interrupted; no more tasks are launched")
     return 130

@@ -100,13 +100,14 @@ def command(
     inside the kernel, and how much faster that was than one core.
     """
     from fanout import config, picture
-    from fanout.backends.local import Local
+    from fanout.backends.chosen import chosen
 
     view = _view(size, max_iter, centre, width)
     _refuse_what_does_not_fit(view)
-    backend = Local(workers or config.load().workers)
+    settings = config.load()
+    backend = chosen(settings, workers=workers)
     picture.check_target(out, palette)
-    if not yes:
+    if not yes and settings.backend == "local":
         _refuse_what_takes_long(view, backend.concurrency)
     run = asyncio.run(_rendered(view, backend, progress))
     picture.save_png(out, _coloured(run, max_iter, palette))

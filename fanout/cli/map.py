@@ -75,7 +75,8 @@ def command(
     "message": …}} for a task that failed. Modules are found from the current folder. Exit code 1 if
     a task failed.
     """
-    from fanout.backends.local import Local
+    from fanout import config
+    from fanout.backends.chosen import chosen
     from fanout.retry import RetryPolicy
 
     function = _kernel(kernel)
@@ -87,7 +88,7 @@ def command(
                 function,
                 source,
                 target,
-                backend=Local(workers) if workers else None,
+                backend=chosen(config.load(), workers=workers),
                 ordered=not unordered,
                 timeout_s=timeout_s,
                 retry=RetryPolicy(max_attempts=attempts),

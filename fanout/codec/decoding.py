@@ -12,7 +12,7 @@ import pickle
 import struct
 import sys
 import uuid
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
 
@@ -24,28 +24,37 @@ from fanout.codec.parts import (
     dtype_from,
     imported,
 )
-from fanout.errors import DecodeError
+from fanout.errors import DecodeError, StoreError
+from fanout.refs import Ref
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+Fetch: TypeAlias = "Callable[[Ref], Any]"
 
 # Up to here an array is copied out of the received message, so that keeping it does not keep the
 # whole message alive.
 _COPY_BYTES: Final = 64 * 1024
 
 
-def decode(encoded: Encoded, *, is_safe: bool = False) -> Any:
+def decode(encoded: Encoded, *, is_safe: bool = False, fetch: Fetch | None = None) -> Any:
     """Give back the value that `encode` was given.
+
+    Args:
+        encoded: What it made.
+        is_safe: Refuse pickle.
+        fetch: Gives the object that a `Ref` stands for; without it, a `Ref` stays one.
 
     Raises:
         DecodeError: Bytes are damaged, or hold a pickle although `is_safe`, or a class that is
             unpickled raised; its exception is the cause then.
+        StoreError: An object can't be fetched.
     """
-    return _parsed(encoded.body, _Decoder(encoded.buffers, is_safe).value)
+    return _parsed(encoded.body, _Decoder(encoded.buffers, is_safe, fetch).value)
 
 
 def decode_each(
-    encoded: Encoded, *, is_safe: bool = False
+    encoded: Encoded, *, is_safe: bool = False, fetch: Fetch | None = None
 ) -> tuple[list[Any], dict[int, Exception]]:
     """Decode a list; a value that can't be is replaced by None, its error given by position.
 
@@ -54,15 +63,17 @@ def decode_each(
     """
     errors: dict[int, Exception] = {}
     try:
-        values = decode(encoded, is_safe=is_safe)
-    except DecodeError:
+        values = decode(encoded, is_safe=is_safe, fetch=fetch)
+    except (DecodeError, StoreError):
         values = _parsed(encoded.body, None)
         for position, tree in enumerate(values if isinstance(values, list) else ()):
             values[position] = None
             try:
                 body = json.dumps(tree).encode("ascii")
-                values[position] = decode(Encoded(body, encoded.buffers), is_safe=is_safe)
-            except (DecodeError, RecursionError) as error:
+                values[position] = decode(
+                    Encoded(body, encoded.buffers), is_safe=is_safe, fetch=fetch
+                )
+            except (DecodeError, StoreError, RecursionError) as error:
                 errors[position] = error
     if not isinstance(values, list):
         raise DecodeError(f"the message holds no list, but a {type(values).__name__}")
@@ -74,7 +85,7 @@ def _parsed(body: bytes, hook: Callable[[dict[str, Any]], Any] | None) -> Any:
         if b'"$"' not in body:
             hook = None  # nothing to call it for
         return json.loads(str(body, "ascii"), object_hook=hook)
-    except DecodeError:
+    except (DecodeError, StoreError):
         raise
     except RecursionError:
         raise DecodeError("the value is nested too deeply for this process") from None
@@ -85,9 +96,12 @@ def _parsed(body: bytes, hook: Callable[[dict[str, Any]], Any] | None) -> Any:
 class _Decoder:
     """Turns the objects with "$" of one message back into values."""
 
-    def __init__(self, buffers: Sequence[Buffer], is_safe: bool) -> None:
+    def __init__(
+        self, buffers: Sequence[Buffer], is_safe: bool, fetch: Fetch | None = None
+    ) -> None:
         self._buffers = buffers
         self._is_safe = is_safe
+        self._fetch = fetch
 
     def value(self, node: dict[str, Any]) -> Any:
         """Hook for json.loads: called for every object, innermost first."""
@@ -99,7 +113,7 @@ class _Decoder:
             raise DecodeError(f"unknown tag {tag!r}: was this written by a newer fanout?")
         try:
             return method(self, node)
-        except (DecodeError, RecursionError):
+        except (DecodeError, StoreError, RecursionError):
             raise
         except Exception as error:
             what = f"damaged {tag!r} in a message: {type(error).__name__}: {error}"
@@ -186,7 +200,13 @@ class _Decoder:
             raise DecodeError(what) from error
 
 
+def _ref(decoder: _Decoder, node: dict[str, Any]) -> Any:
+    ref = Ref(node["d"], node["n"])
+    return ref if decoder._fetch is None else decoder._fetch(ref)
+
+
 _DECODERS: Final[dict[str, Callable[[_Decoder, dict[str, Any]], Any]]] = {
+    "ref": _ref,
     "str": lambda _, node: bytes.fromhex(node["v"]).decode("utf-8", "surrogatepass"),
     "tuple": lambda _, node: tuple(node["v"]),
     "set": lambda _, node: set(node["v"]),

@@ -30,6 +30,7 @@ from fanout.codec.parts import (
 )
 from fanout.codec.pickling import pickled
 from fanout.errors import EncodeError
+from fanout.refs import Ref
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -88,6 +89,7 @@ class ListEncoder:
     ) -> None:
         self._encoder = _Encoder(is_safe=is_safe, by_value=by_value, copies=copies)
         self._texts: list[str] = []
+        self._kept = 0  # buffers before the newest element
 
     def add(self, value: object) -> None:
         """Encode the next element.
@@ -100,8 +102,9 @@ class ListEncoder:
             kind is float and math.isfinite(value)  # type: ignore[arg-type]
         ):  # common, and as simple as this
             self._texts.append(repr(value))
+            self._kept = len(self._encoder.buffers)
             return
-        kept = len(self._encoder.buffers)
+        self._kept = kept = len(self._encoder.buffers)
         text = "null"
         try:
             text = _text(self._encoder.tree(value))
@@ -113,6 +116,18 @@ class ListEncoder:
             if text == "null":
                 del self._encoder.buffers[kept:]
             self._texts.append(text)
+
+    def newest_bytes(self) -> int:
+        """Size of the newest element, bytes."""
+        buffers = self._encoder.buffers[self._kept :]
+        return len(self._texts[-1]) + sum(memoryview(buffer).nbytes for buffer in buffers)
+
+    def retract(self, *, keeps_place: bool) -> None:
+        """Take the newest element away again; None stands in its place if that is kept."""
+        del self._encoder.buffers[self._kept :]
+        del self._texts[-1]
+        if keeps_place:
+            self._texts.append("null")
 
     def finish(self) -> Encoded:
         """Return the list."""
@@ -274,6 +289,9 @@ class _Encoder:
             return self._pickle(value)
         return {"$": "nd", "d": descr, **tree, "b": self._blob(_memory(value, order))}
 
+    def _ref(self, value: Ref) -> Tree:
+        return {"$": "ref", "d": value.digest, "n": value.nbytes}
+
     def _scalar(self, value: np.generic) -> Tree:
         # As arrays, these two would lose the zeros at their end.
         if isinstance(value, np.str_):
@@ -320,6 +338,7 @@ _ENCODERS: Final[dict[type, Callable[[_Encoder, Any], Tree]]] = {
     decimal.Decimal: _Encoder._decimal,
     uuid.UUID: _Encoder._uuid,
     np.ndarray: _Encoder._array,
+    Ref: _Encoder._ref,
 }
 
 

@@ -1,0 +1,144 @@
+"""A message as Lambda carries it: a JSON document there, a document or raw bytes back.
+
+Lambda takes nothing but JSON, so a request is `{"fanout": 1, "accepts": …, "frame": "<base64>"}`
+around the very frame that a local worker gets on its socket. A reply is that frame as it is, behind
+a preamble, where the endpoint lets bytes through; else the same in base64. The preamble holds every
+byte value once, so that an endpoint which alters bytes is told from a damaged reply, and a
+checksum of the rest. Pure; standard library + numpy only, since the worker runs it (with pybase64,
+if its image has it: several times as fast on large arrays).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import struct
+import zlib
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+
+import numpy as np
+
+from fanout.errors import DecodeError, ProtocolError
+from fanout.wire import PROTOCOL, Message, frame, frame_bytes, unframe
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from fanout.codec import Buffer
+
+# Requests and replies of a synchronous invocation, bytes. AWS Lambda quotas name 6 MB; this is what
+# the runtime client and AWS's messages give (2026-11).
+LIMIT_BYTES: Final = 6_291_556
+
+Accepts: TypeAlias = Literal["bytes", "json"]
+
+_HEAD: Final = b'{"fanout":%d,"accepts":"%s","frame":"'
+_TAIL: Final = b'"}'
+_CHECKSUM: Final = struct.Struct("<Q")
+_EVERY_BYTE: Final = bytes(range(256))
+# Before the frame; a multiple of the 64 bytes to which buffers in it are aligned.
+_PREAMBLE: Final = b"fanout1-reply\n\0\0".ljust(64 - _CHECKSUM.size, b"\0")
+_PREAMBLE_BYTES: Final = len(_EVERY_BYTE) + len(_PREAMBLE) + _CHECKSUM.size
+
+
+class AlteredError(DecodeError):
+    """The endpoint altered the bytes of a reply: it has to be asked for JSON."""
+
+
+def _base64() -> tuple[Callable[[Buffer], bytes], Callable[[str | bytes], bytes]]:
+    try:
+        import pybase64
+    except ImportError:
+        return base64.b64encode, base64.b64decode
+    return pybase64.b64encode, pybase64.b64decode
+
+
+_encode64, _decode64 = _base64()
+
+
+def request_body(message: Message, *, accepts: Accepts) -> bytes:
+    """The body of an Invoke request."""
+    head = _HEAD % (PROTOCOL, accepts.encode("ascii"))
+    return b"".join((head, _encode64(b"".join(frame(message))), _TAIL))
+
+
+def read_request(event: object) -> tuple[Message, Accepts]:
+    """What `request_body` was given, from the document as the runtime has parsed it.
+
+    Raises:
+        ProtocolError: It is not a request, or one of another version.
+        DecodeError: It is damaged.
+    """
+    if not isinstance(event, dict) or "fanout" not in event:
+        raise ProtocolError(
+            "this function runs fanout kernels and got something else; invoke it by fanout.Lambda"
+        )
+    if event["fanout"] != PROTOCOL:
+        raise ProtocolError(
+            f"the client speaks protocol {event['fanout']}, this function {PROTOCOL}: "
+            "install the same version of fanout on both"
+        )
+    return _unframed([_decoded(event.get("frame"))]), (
+        "bytes" if event.get("accepts") == "bytes" else "json"
+    )
+
+
+def reply_body(message: Message, accepts: Accepts) -> bytes | dict[str, Any]:
+    """What the handler returns: bytes go out as they are, a document is written as JSON."""
+    parts = frame(message)
+    checksum = 0
+    for part in parts:
+        checksum = zlib.crc32(part, checksum)
+    body = b"".join((_EVERY_BYTE, _PREAMBLE, _CHECKSUM.pack(checksum), *parts))
+    return body if accepts == "bytes" else {"fanout": PROTOCOL, "reply": _encode64(body).decode()}
+
+
+def read_reply(parts: Sequence[bytes]) -> Message:
+    """What `reply_body` was given, from the body of an answer, in one or more pieces.
+
+    Raises:
+        AlteredError: It went through something that changes bytes.
+        DecodeError: It is damaged.
+    """
+    if parts and parts[0][:1] == b"{":
+        try:
+            document = json.loads(b"".join(parts))
+            parts = [_decoded(document["reply"])]
+        except (ValueError, LookupError, TypeError) as error:
+            raise DecodeError(f"not a reply: {error}") from error
+    return _unframed(parts, is_reply=True)
+
+
+def _decoded(text: object) -> bytes:
+    try:
+        return _decode64(text)  # type: ignore[arg-type]  # what isn't text raises, too
+    except (TypeError, ValueError, binascii.Error) as error:
+        raise DecodeError(f"damaged message: {error}") from error
+
+
+def _unframed(parts: Sequence[bytes], *, is_reply: bool = False) -> Message:
+    """The message in memory of its own, so that arrays in it can be written to."""
+    memory = np.empty(sum(map(len, parts)), np.uint8).data
+    at = 0
+    for part in parts:
+        memory[at : at + len(part)] = part
+        at += len(part)
+    if not is_reply:
+        return unframe(memory)
+    content = memory[_PREAMBLE_BYTES:]
+    _check(bytes(memory[:_PREAMBLE_BYTES]), content)
+    return unframe(content)
+
+
+def _check(preamble: bytes, content: memoryview) -> None:
+    if "\ufffd".encode() in preamble or preamble.startswith((b'"', base64.b64encode(b"\0\1\2"))):
+        raise AlteredError("the endpoint doesn't let bytes through as they are")
+    expected = _EVERY_BYTE + _PREAMBLE
+    if len(preamble) < _PREAMBLE_BYTES or preamble[: len(expected)] != expected:
+        raise DecodeError(f"not a fanout reply: it begins with {preamble[:40]!r}")
+    (checksum,) = _CHECKSUM.unpack(preamble[len(expected) :])
+    if content.nbytes != frame_bytes(content):
+        raise DecodeError(f"a reply of {frame_bytes(content)} bytes came as {content.nbytes}")
+    if zlib.crc32(content) != checksum:
+        raise DecodeError("damaged reply: its checksum is wrong")

@@ -1,0 +1,149 @@
+"""Messages as Lambda carries them."""
+
+from __future__ import annotations
+
+import base64
+import json
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fanout.codec import Encoded, encode
+from fanout.errors import DecodeError, ProtocolError
+from fanout.lambda_wire import (
+    LIMIT_BYTES,
+    AlteredError,
+    read_reply,
+    read_request,
+    reply_body,
+    request_body,
+)
+from fanout.wire import Message
+
+BUFFERS = st.lists(st.binary(max_size=300), max_size=4)
+
+
+def message(buffers: list[bytes], *, body: bytes = b'{"x":[1,2.5]}') -> Message:
+    return Message({"kernel": "k", "n": 7}, Encoded(body, [*buffers]))
+
+
+def same(a: Message, b: Message) -> bool:
+    return (
+        a.head == b.head
+        and a.payload.body == b.payload.body
+        and [bytes(x) for x in a.payload.buffers] == [bytes(x) for x in b.payload.buffers]
+    )
+
+
+def returned(reply: bytes | dict[str, Any]) -> bytes:
+    """What the client gets of what a handler returns."""
+    return reply if isinstance(reply, bytes) else json.dumps(reply).encode()
+
+
+@given(BUFFERS, st.sampled_from(["bytes", "json"]))
+def test_a_request_arrives_as_it_was_sent(buffers: list[bytes], accepts: Any) -> None:
+    sent = message(buffers)
+    body = request_body(sent, accepts=accepts)
+    arrived, told = read_request(json.loads(body))
+    assert same(arrived, sent)
+    assert told == accepts
+
+
+@given(BUFFERS, st.sampled_from(["bytes", "json"]), st.integers(1, 50))
+def test_a_reply_arrives_as_it_was_sent_in_however_many_pieces(
+    buffers: list[bytes], accepts: Any, piece: int
+) -> None:
+    sent = message(buffers)
+    body = returned(reply_body(sent, accepts))
+    pieces = [body[at : at + piece * 20] for at in range(0, len(body), piece * 20)]
+    assert same(read_reply(pieces), sent)
+
+
+@given(st.data())
+def test_no_damage_of_a_reply_goes_unnoticed(data: st.DataObject) -> None:
+    body = bytearray(returned(reply_body(message([bytes(100)]), "bytes")))
+    at = data.draw(st.integers(0, len(body) - 1))
+    body[at] ^= 1 << data.draw(st.integers(0, 7))
+    with pytest.raises(DecodeError):
+        read_reply([bytes(body)])
+
+
+@given(st.integers(0, 400))
+def test_a_reply_cut_short_is_noticed(kept: int) -> None:
+    body = returned(reply_body(message([bytes(100)]), "bytes"))
+    with pytest.raises(DecodeError):
+        read_reply([body[:kept]])
+
+
+@given(st.binary(max_size=700))
+def test_bytes_of_somebody_else_are_no_reply(body: bytes) -> None:
+    with pytest.raises(DecodeError):
+        read_reply([body])
+
+
+@pytest.mark.parametrize(
+    "alter",
+    [
+        lambda body: body.decode("utf-8", "replace").encode(),
+        base64.b64encode,
+        lambda body: json.dumps(body.decode("latin-1")).encode(),
+    ],
+    ids=["read as UTF-8", "in base64", "as a JSON string"],
+)
+def test_an_endpoint_that_alters_bytes_is_told_from_damage(alter: Any) -> None:
+    body = returned(reply_body(message([]), "bytes"))
+    with pytest.raises(AlteredError):
+        read_reply([alter(body)])
+
+
+def test_a_reply_in_json_survives_what_alters_bytes() -> None:
+    body = returned(reply_body(message([bytes(range(256))]), "json"))
+    assert same(read_reply([body.decode("ascii").encode("utf-8")]), message([bytes(range(256))]))
+
+
+def test_arrays_of_a_reply_are_aligned_and_can_be_written_to() -> None:
+    from fanout.codec import decode
+
+    sent = Message({}, encode([np.arange(100_000.0), np.arange(20_000, dtype=np.complex128)]))
+    first, second = decode(read_reply([returned(reply_body(sent, "bytes"))]).payload)
+    first[0] = second[0] = 5
+    assert first.flags.aligned
+    assert second.flags.aligned
+
+
+@pytest.mark.parametrize("event", [None, [], "x", 7, {"key1": "value1"}, {}])
+def test_what_is_no_request_is_refused_with_a_hint(event: object) -> None:
+    with pytest.raises(ProtocolError, match=r"invoke it by fanout\.Lambda"):
+        read_request(event)
+
+
+def test_a_request_of_another_version_says_what_to_do() -> None:
+    event = json.loads(request_body(message([]), accepts="json")) | {"fanout": 99}
+    with pytest.raises(ProtocolError, match="install the same version of fanout on both"):
+        read_request(event)
+
+
+@pytest.mark.parametrize("text", [None, 5, "", "?", "AAAA", ["x"]])
+def test_a_damaged_request_is_refused(text: object) -> None:
+    with pytest.raises(DecodeError):
+        read_request({"fanout": 1, "frame": text})
+
+
+def test_without_pybase64_the_bytes_are_the_same() -> None:
+    """An image may lack it."""
+    script = (
+        "import sys; sys.modules['pybase64'] = None\n"
+        "from fanout.lambda_wire import *; from fanout.wire import Message\n"
+        "sys.stdout.write(request_body(Message({'a': 1}), accepts='bytes').decode())"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+    assert done.stdout == request_body(Message({"a": 1}), accepts="bytes")
+
+
+def test_the_limit_is_that_of_a_synchronous_invocation() -> None:
+    assert LIMIT_BYTES == 6_291_556

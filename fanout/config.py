@@ -28,12 +28,15 @@ class Settings:
     Attributes:
         backend: `FANOUT_BACKEND`: where attempts run when no backend is given; "local" or "lambda".
         function: `FANOUT_FUNCTION`: name or ARN of the function that the backend "lambda" uses.
+        store: `FANOUT_STORE`: where large data goes when no store is given: a folder, or
+            "s3://bucket/prefix".
         workers: `FANOUT_WORKERS`: processes of the local backend; one per core if None.
         progress: `FANOUT_PROGRESS`: whether to show progress.
     """
 
     backend: str = "local"
     function: str | None = None
+    store: str | None = None
     workers: int | None = None
     progress: bool = True
 
@@ -65,6 +68,7 @@ def resolve(environment: Mapping[str, str], file: Mapping[str, object], source: 
     return Settings(
         backend=_backend(*found.get("backend", (settings.backend, ""))),
         function=_function(*found.get("function", (settings.function, ""))),
+        store=_store(*found.get("store", (settings.store, ""))),
         workers=_workers(*found.get("workers", (settings.workers, ""))),
         progress=_switch(*found.get("progress", (settings.progress, ""))),
     )
@@ -103,6 +107,13 @@ def _backend(value: object, where: str) -> str:
 def _function(value: object, where: str) -> str | None:
     if value is not None and not (isinstance(value, str) and value.strip()):
         msg = f"function {value!r} in {where} must be the name or the ARN of a Lambda function"
+        raise UsageError(msg)
+    return value.strip() if isinstance(value, str) else None
+
+
+def _store(value: object, where: str) -> str | None:
+    if value is not None and not (isinstance(value, str) and value.strip()):
+        msg = f"store {value!r} in {where} must be 's3://bucket/prefix' or the path of a folder"
         raise UsageError(msg)
     return value.strip() if isinstance(value, str) else None
 

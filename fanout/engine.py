@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from fanout.events import RunEvent
     from fanout.kernel_spec import KernelSpec
     from fanout.scheduler import Scheduler
+    from fanout.stores import RunObjects
     from fanout.tasks import Environment, Outcome
 
 
@@ -63,6 +64,7 @@ class Engine:
         is_safe: Refuse pickle.
         timeout_s: What a task may take, where the worker itself sees to that.
         store: Locator of the store in which refs are.
+        spill: Where messages go that are too large to be carried; closed with the run.
         drains: When the input raises, finish the tasks that it gave before, and deliver them.
         observers: Told everything, in order. What one raises ends the run.
     """
@@ -80,6 +82,7 @@ class Engine:
         is_safe: bool = False,
         timeout_s: float | None = None,
         store: Mapping[str, Any] | None = None,
+        spill: RunObjects | None = None,
         drains: bool = False,
         observers: Sequence[Callable[[RunEvent], None]] = (),
     ) -> None:
@@ -95,6 +98,7 @@ class Engine:
         self._is_safe = is_safe
         self._timeout_s = timeout_s
         self._store = store
+        self._spill = spill
         self._observers = observers
         # Most runs have nobody to tell, and attempts may be many.
         self._hears_starts = bool(observers) or scheduler.timeout_s is not None
@@ -121,6 +125,7 @@ class Engine:
                     backend=self._backend.name,
                     concurrency=self._backend.concurrency,
                     total=self._intake.total,
+                    is_compiled_there=self._spec.is_compiled_there,
                 )
             )
         except BaseException as error:
@@ -144,6 +149,8 @@ class Engine:
         # even when the caller is cancelled meanwhile.
         cancelled = await _join(tasks)
         self._intake.chunks.clear()
+        if self._spill is not None:
+            cancelled = await _join([self._loop.create_task(self._spill.aclose())]) or cancelled
         # Whoever cancels a task expects it to end so, whatever else went wrong in it.
         if cancelled is not None and (error is None or isinstance(error, Exception)):
             error = cancelled
@@ -294,6 +301,7 @@ class Engine:
                 is_safe=self._is_safe,
                 timeout_s=self._timeout_s,
                 store=self._store,
+                spill=self._spill,
             )
             answer: AttemptAnswered | AttemptFailed = AttemptAnswered(number, outcomes, None)
             if sent:

@@ -24,6 +24,7 @@ from fanout.errors import (
     KernelLoadError,
     ProtocolError,
     ResultError,
+    StoreError,
     TaskTimeoutError,
 )
 from fanout.events import AttemptAnswered, AttemptFailed
@@ -34,8 +35,10 @@ from fanout.wire import PROTOCOL, Message
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from fanout.codec import Buffer
     from fanout.kernel_spec import KernelSpec
     from fanout.project import Top
+    from fanout.spilled import Spill, Spilled
 
 # An exception of one of these classes means something to whoever awaits the map; raised from there
 # it would be mistaken for that.
@@ -55,6 +58,7 @@ class Request:
         timeout_s: What a task may take, where the worker is to see to that; None: for ever, or the
             client does.
         store: Locator of the store in which its refs are; None if there is none.
+        spill: Where it and its reply may go if they are too large to be carried.
     """
 
     kernel: KernelSpec
@@ -63,6 +67,7 @@ class Request:
     is_safe: bool
     timeout_s: float | None = None
     store: Mapping[str, Any] | None = None
+    spill: Spill | None = None
 
     @property
     def nbytes(self) -> int:
@@ -79,6 +84,7 @@ class Request:
         with_code: bool = True,
         project: Sequence[Top] = (),
         with_project: bool = False,
+        stored: Spilled | None = None,
     ) -> Message:
         """The message for a worker.
 
@@ -86,24 +92,17 @@ class Request:
             with_code: Whether to send the kernel's code, which the worker may have already.
             project: The user's modules that it needs, for a worker that may lack them.
             with_project: Whether to send these modules, too, and not their digests alone.
+            stored: Where `code_message` is, instead of both.
         """
         spec = self.kernel
         kernel: dict[str, Any] = {"name": spec.name, "digest": spec.digest}
         buffers = list(self.chunks.buffers)
         if project:
             kernel["project"] = {top.name: top.digest for top in project}
-        if with_project:
-            kernel["bundle"] = {top.name: len(buffers) + at for at, top in enumerate(project)}
-            buffers += [top.bundle for top in project]
-        if with_code:
-            kernel |= {
-                "target": spec.target,
-                "source": spec.source,
-                "python": f"{sys.version_info.major}.{sys.version_info.minor}",
-                "code": spec.code.body.decode("ascii"),
-                "buffers_from": len(buffers),
-            }
-            buffers += spec.code.buffers
+        if stored is not None:
+            kernel["stored"] = stored.told()
+        elif with_code:
+            kernel |= _code(spec, project if with_project else (), buffers)
         head = {
             "fanout": PROTOCOL,
             "version": __version__,
@@ -113,8 +112,33 @@ class Request:
             "local_modules": sorted(spec.local_modules),
             "timeout_s": self.timeout_s,
             "store": self.store,
+            "spill": self.spill.prefix if self.spill is not None else None,
         }
         return Message(head, Encoded(self.chunks.body, buffers))
+
+
+def code_message(spec: KernelSpec, project: Sequence[Top]) -> Message:
+    """The code of a kernel, and modules that it needs, on their own: for what is stored once."""
+    buffers: list[Buffer] = []
+    head = _code(spec, project, buffers)
+    return Message(head, Encoded(b"null", buffers))
+
+
+def _code(spec: KernelSpec, project: Sequence[Top], buffers: list[Buffer]) -> dict[str, Any]:
+    """What is told of the code, whose bytes are added to the buffers."""
+    told: dict[str, Any] = {}
+    if project:
+        told["bundle"] = {top.name: len(buffers) + at for at, top in enumerate(project)}
+        buffers += [top.bundle for top in project]
+    told |= {
+        "target": spec.target,
+        "source": spec.source,
+        "python": f"{sys.version_info.major}.{sys.version_info.minor}",
+        "code": spec.code.body.decode("ascii"),
+        "buffers_from": len(buffers),
+    }
+    buffers += spec.code.buffers
+    return told
 
 
 def build(
@@ -126,6 +150,7 @@ def build(
     is_safe: bool,
     timeout_s: float | None = None,
     store: Mapping[str, Any] | None = None,
+    spill: Spill | None = None,
 ) -> tuple[Request, list[int], list[Outcome[Any]]]:
     """Encode the chunks of an attempt.
 
@@ -151,6 +176,7 @@ def build(
             is_safe=is_safe,
             timeout_s=timeout_s,
             store=store,
+            spill=spill,
         )
         return request, kept, failed + more
     request = Request(
@@ -160,6 +186,7 @@ def build(
         is_safe=is_safe,
         timeout_s=timeout_s,
         store=store,
+        spill=spill,
     )
     return request, list(tasks), failed
 
@@ -219,6 +246,7 @@ def _report(
         received_epoch_s=told["received_epoch_s"],
         setup_s=told["setup_s"],
         kernel_s=told["kernel_s"],
+        compile_s=told["compile_s"],
         total_s=told["total_s"],
         peak_memory_bytes=told["peak_memory_bytes"],
         payload_bytes=payload_bytes,
@@ -304,6 +332,8 @@ def _environment(told: Mapping[str, Any], known: dict[str, Environment]) -> Envi
 def _refusal(reason: Mapping[str, str]) -> Failure:
     message = reason["message"]
     error: Exception
+    if reason["kind"] == "store":  # another request may be luckier
+        return Failure(kind=FailureKind.REFUSED, error=StoreError(message))
     if reason["kind"] == "protocol":
         error = ProtocolError(message)
     elif reason["kind"] == "stale":

@@ -156,6 +156,7 @@ class RunStarted:
         backend: Name of the backend.
         concurrency: Attempts that may be in flight at once.
         total: Number of tasks; None when the input doesn't say.
+        is_compiled_there: Whether it is known that numba compiles the kernel in each environment.
     """
 
     run: str
@@ -163,6 +164,7 @@ class RunStarted:
     backend: str
     concurrency: int
     total: int | None
+    is_compiled_there: bool = False
 
 
 @dataclass(frozen=True, slots=True)

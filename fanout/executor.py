@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import random
 import secrets
 import time
@@ -28,6 +27,7 @@ from fanout.options import MapOptions, check
 from fanout.outcomes import Meter, OutcomeStream, Run
 from fanout.refs import Ref
 from fanout.scheduler import Scheduler
+from fanout.spilled import digest_of, size_of
 from fanout.wire import Message, frame
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from fanout.backends import Backend
     from fanout.codec import Buffer
     from fanout.events import RunEvent
-    from fanout.stores import Store
+    from fanout.stores import RunObjects, Store
     from fanout.tasks import Outcome
 
 T = TypeVar("T")
@@ -57,9 +57,10 @@ class Executor:
 
     Args:
         backend: Where to run; by default what `FANOUT_BACKEND` says, and that is this machine.
-        store: Where `put` puts large objects: a folder, "s3://bucket/prefix", or a store of
-            `fanout.stores`. By default a private folder, which goes away with the executor; that
-            only serves workers on this machine.
+        store: Where `put` puts large objects, and where chunks and results go that are larger than
+            an invocation of Lambda takes (6.3 MB): "s3://bucket/prefix", a folder, or a store of
+            `fanout.stores`; by default what `FANOUT_STORE` says. Without that, a private folder
+            serves `put` for workers on this machine, and goes away with the executor.
 
     Raises:
         UsageError: A setting makes no sense.
@@ -67,6 +68,7 @@ class Executor:
 
     def __init__(self, backend: Backend | None = None, *, store: Store | str | None = None) -> None:
         self._settings = config.load()
+        store = self._settings.store if store is None else store
         self._is_store_given = store is not None
         self._store = _store_of(store)
         self._backend: Backend = chosen(self._settings) if backend is None else backend
@@ -123,7 +125,7 @@ class Executor:
         if not self._is_store_given and self._backend.is_remote:
             raise UsageError(
                 "workers on Lambda can't see a folder of this machine: name a bucket, as in "
-                "fanout.Executor(backend, store='s3://bucket/prefix')"
+                "fanout.Executor(backend, store='s3://bucket/prefix'), or by FANOUT_STORE"
             )
         parts, ref = await asyncio.to_thread(_content_of, value)
         await self._store.put(f"objects/{ref.digest}", parts)
@@ -335,10 +337,19 @@ class Executor:
             is_safe=is_safe,
             timeout_s=timeout_s if stops_tasks else None,
             store=self._store.locator if self._has_put or self._is_store_given else None,
+            spill=self._spill(run),
             drains=is_consumed,
             observers=[*observers, *self._observers(options)],
         )
         return engine, run
+
+    def _spill(self, run: str) -> RunObjects | None:
+        """Where messages go that the backend can't carry."""
+        if not (self._is_store_given and self._backend.is_remote):
+            return None
+        from fanout.stores import RunObjects
+
+        return RunObjects(self._store, run)
 
     def _check_open(self) -> None:
         if not self._is_open:
@@ -369,7 +380,4 @@ def _store_of(given: Store | str | None) -> Store:
 def _content_of(value: object) -> tuple[list[Buffer], Ref]:
     """An object as it lies in a store, and its name."""
     parts = frame(Message({}, encode(value)))
-    sha = hashlib.sha256()
-    for part in parts:
-        sha.update(part)
-    return parts, Ref(sha.hexdigest(), sum(memoryview(part).nbytes for part in parts))
+    return parts, Ref(digest_of(parts), size_of(parts))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from fanout.errors import UsageError
 
 # Weight of the newest attempt in the running means: old ones fade within about ten attempts, so a
-# first task that compiled its kernel is soon forgotten.
+# first task that read a file, or filled a cache, is soon forgotten.
 _NEWEST = 0.3
 # A group is at most this many times as large as the largest that has answered: the first
 # measurements are few, and tasks may be unequal.

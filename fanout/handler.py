@@ -3,7 +3,8 @@
     CMD ["fanout.handler.handle"]
 
 `Worker.run` between a document in and bytes out. The environment keeps its worker, and so its
-kernels, from one invocation to the next. Like the worker, it imports the standard library and numpy
+kernels, from one invocation to the next. What is too large for an invocation goes through a store,
+if the client has one. Like the worker, it imports the standard library and numpy
 only: what is imported here is part of every cold start.
 """
 
@@ -11,14 +12,26 @@ from __future__ import annotations
 
 import math
 import time
+import uuid
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from fanout.lambda_wire import LIMIT_BYTES, read_request, reply_body
+from fanout.errors import StoreError
+from fanout.lambda_wire import (
+    message_of,
+    parts_of,
+    read_request,
+    reply_body,
+    reply_room,
+    spilled_reply,
+)
+from fanout.spilled import Spilled, digest_of, size_of
 from fanout.stopping import Allowance
-from fanout.worker import Worker
+from fanout.wire import Message
+from fanout.worker import Worker, refused
 
 if TYPE_CHECKING:
-    from fanout.lambda_wire import Accepts
+    from fanout.codec import Buffer
+    from fanout.lambda_wire import Arrived
 
 # Kept back from the function's timeout, to write the reply and hand it over: this, or a fifth of
 # what is left if that is less.
@@ -44,16 +57,47 @@ def handle(event: object, context: Context) -> bytes | dict[str, Any]:
         ProtocolError: It is not a request of this version of fanout.
         DecodeError: It is damaged.
     """
-    message, accepts = read_request(event)
     left_s = context.get_remaining_time_in_millis() / 1000
-    reply = _WORKER.run(message, _allowance(left_s, accepts))
-    return reply_body(reply, accepts)
+    until_s = time.perf_counter() + left_s - min(_REPORT_S, left_s / 5)
+    arrived = read_request(event)
+    try:
+        message = _message(arrived)
+        prefix = message.head.get("spill")
+        reply = _WORKER.run(
+            message,
+            Allowance(
+                until_s=until_s,
+                service_s=math.ceil(left_s),  # a function's timeout is in whole seconds
+                reply_bytes=math.inf if prefix else reply_room(arrived.accepts) - _HEAD_BYTES,
+            ),
+        )
+        parts = parts_of(reply)
+        if prefix and size_of(parts) > reply_room(arrived.accepts):
+            return spilled_reply(_stored(parts, prefix, message.head["store"]))
+    except StoreError as error:
+        parts = parts_of(refused("store", str(error)))
+    return reply_body(parts, arrived.accepts)
 
 
-def _allowance(left_s: float, accepts: Accepts) -> Allowance:
-    room = LIMIT_BYTES if accepts == "bytes" else LIMIT_BYTES * 3 // 4
-    return Allowance(
-        until_s=time.perf_counter() + left_s - min(_REPORT_S, left_s / 5),
-        service_s=math.ceil(left_s),  # a function's timeout is in whole seconds
-        reply_bytes=room - _HEAD_BYTES,
+def _message(arrived: Arrived) -> Message:
+    """The request itself, wherever it is."""
+    if isinstance(arrived.message, Message):
+        return arrived.message
+    from fanout.far_stores import kept_store
+
+    assert arrived.store is not None  # as `read_request` has seen to
+    spilled = arrived.message
+    content = kept_store(arrived.store).get(spilled.key)
+    spilled.check(content)
+    return message_of([content])
+
+
+def _stored(parts: list[Buffer], prefix: str, locator: dict[str, Any]) -> Spilled:
+    """Put a reply into the store."""
+    from fanout.far_stores import kept_store
+
+    spilled = Spilled(
+        key=f"{prefix}{uuid.uuid4().hex}", nbytes=size_of(parts), digest=digest_of(parts)
     )
+    kept_store(locator).put(spilled.key, parts)
+    return spilled

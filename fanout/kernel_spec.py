@@ -45,6 +45,9 @@ class KernelSpec:
         code: `(function or None, args, kwargs)`, encoded.
         local_modules: Modules that the worker can't import; what they define goes by value.
         roots: Modules that it refers to.
+        is_compiled_there: Whether numba has to compile it in each environment: it travels by value,
+            or its module's `jit` has no cache. Only known of a compiled function itself, and not of
+            one that calls such a function.
     """
 
     name: str
@@ -54,6 +57,7 @@ class KernelSpec:
     code: Encoded
     local_modules: frozenset[str]
     roots: frozenset[str] = frozenset()
+    is_compiled_there: bool = False
 
 
 def prepare(kernel: Callable[..., object], *, is_safe: bool = False) -> KernelSpec:
@@ -100,6 +104,7 @@ def prepare(kernel: Callable[..., object], *, is_safe: bool = False) -> KernelSp
         code=code,
         local_modules=local,
         roots=roots_of([function, *args, *kwargs.values()]),
+        is_compiled_there=_is_compiled_there(function, is_by_value=target is None),
     )
 
 
@@ -144,6 +149,15 @@ def is_importable(module: str) -> bool:
             known = getattr(loaded, "__spec__", None)
             return known is not None and bool(spec.origin == known.origin)
     return False
+
+
+def _is_compiled_there(function: Any, *, is_by_value: bool) -> bool:
+    dispatcher: Any = sys.modules.get("numba.core.dispatcher")  # not there: it is none of numba's
+    if not isinstance(function, getattr(dispatcher, "Dispatcher", ())):
+        return False
+    # By value it leaves its cache behind.
+    stats = getattr(function, "stats", None)
+    return is_by_value or getattr(stats, "cache_path", None) is None
 
 
 def _is_async(function: Any) -> bool:

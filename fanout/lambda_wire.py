@@ -4,8 +4,10 @@ Lambda takes nothing but JSON, so a request is `{"fanout": 1, "accepts": …, "f
 around the very frame that a local worker gets on its socket. A reply is that frame as it is, behind
 a preamble, where the endpoint lets bytes through; else the same in base64. The preamble holds every
 byte value once, so that an endpoint which alters bytes is told from a damaged reply, and a
-checksum of the rest. Pure; standard library + numpy only, since the worker runs it (with pybase64,
-if its image has it: several times as fast on large arrays).
+checksum of the rest. A frame that is larger than Lambda takes lies in a store, and goes by name:
+`{"fanout": 1, "accepts": …, "spilled": …, "store": …}` there, `{"fanout": 1, "spilled": …}` back.
+Pure; standard library + numpy only, since the worker runs it (with pybase64, if its image has
+it: several times as fast on large arrays).
 """
 
 from __future__ import annotations
@@ -15,15 +17,17 @@ import binascii
 import json
 import struct
 import zlib
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import numpy as np
 
 from fanout.errors import DecodeError, ProtocolError
+from fanout.spilled import Spilled, size_of
 from fanout.wire import PROTOCOL, Message, frame, frame_bytes, unframe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from fanout.codec import Buffer
 
@@ -40,6 +44,8 @@ _EVERY_BYTE: Final = bytes(range(256))
 # Before the frame; a multiple of the 64 bytes to which buffers in it are aligned.
 _PREAMBLE: Final = b"fanout1-reply\n\0\0".ljust(64 - _CHECKSUM.size, b"\0")
 _PREAMBLE_BYTES: Final = len(_EVERY_BYTE) + len(_PREAMBLE) + _CHECKSUM.size
+# Of a document around a reply in base64, as the runtime writes it.
+_DOCUMENT_BYTES: Final = 64
 
 
 class AlteredError(DecodeError):
@@ -57,13 +63,63 @@ def _base64() -> tuple[Callable[[Buffer], bytes], Callable[[str | bytes], bytes]
 _encode64, _decode64 = _base64()
 
 
-def request_body(message: Message, *, accepts: Accepts) -> bytes:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arrived:
+    """A request, as the function gets it.
+
+    Attributes:
+        message: It, or its name in the store.
+        store: Locator of that store.
+        accepts: In which form the client takes the reply.
+    """
+
+    message: Message | Spilled
+    store: Mapping[str, Any] | None
+    accepts: Accepts
+
+
+def parts_of(message: Message) -> list[Buffer]:
+    """A message as it is carried or stored, in pieces."""
+    return frame(message)
+
+
+def message_of(parts: Sequence[Buffer]) -> Message:
+    """What `parts_of` was given, in memory of its own, so that arrays in it can be written to.
+
+    Raises:
+        DecodeError: It is damaged.
+    """
+    return message_in(_joined(parts))
+
+
+def message_in(memory: memoryview) -> Message:
+    """The same, where it is in one piece; arrays of the message are views of it.
+
+    Raises:
+        DecodeError: It is damaged.
+    """
+    return unframe(memory)
+
+
+def request_bytes(parts: Sequence[Buffer], *, accepts: Accepts) -> int:
+    """How large `request_body` is."""
+    head = _HEAD % (PROTOCOL, accepts.encode("ascii"))
+    return len(head) + (size_of(parts) + 2) // 3 * 4 + len(_TAIL)
+
+
+def request_body(parts: Sequence[Buffer], *, accepts: Accepts) -> bytes:
     """The body of an Invoke request."""
     head = _HEAD % (PROTOCOL, accepts.encode("ascii"))
-    return b"".join((head, _encode64(b"".join(frame(message))), _TAIL))
+    return b"".join((head, _encode64(b"".join(parts)), _TAIL))
 
 
-def read_request(event: object) -> tuple[Message, Accepts]:
+def spilled_request(spilled: Spilled, store: Mapping[str, Any], *, accepts: Accepts) -> bytes:
+    """The body of an Invoke request whose message lies in a store."""
+    told = {"fanout": PROTOCOL, "accepts": accepts, "spilled": spilled.told(), "store": dict(store)}
+    return json.dumps(told).encode("ascii")
+
+
+def read_request(event: object) -> Arrived:
     """What `request_body` was given, from the document as the runtime has parsed it.
 
     Raises:
@@ -79,14 +135,26 @@ def read_request(event: object) -> tuple[Message, Accepts]:
             f"the client speaks protocol {event['fanout']}, this function {PROTOCOL}: "
             "install the same version of fanout on both"
         )
-    return _unframed([_decoded(event.get("frame"))]), (
-        "bytes" if event.get("accepts") == "bytes" else "json"
+    store = event.get("store")
+    if "spilled" in event and not isinstance(store, dict):
+        raise DecodeError("a stored message without its store")
+    return Arrived(
+        message=Spilled.read(event["spilled"])
+        if "spilled" in event
+        else message_of([_decoded(event.get("frame"))]),
+        store=store,
+        accepts="bytes" if event.get("accepts") == "bytes" else "json",
     )
 
 
-def reply_body(message: Message, accepts: Accepts) -> bytes | dict[str, Any]:
+def reply_room(accepts: Accepts) -> int:
+    """The largest message that a reply holds, bytes."""
+    room = LIMIT_BYTES if accepts == "bytes" else (LIMIT_BYTES - _DOCUMENT_BYTES) // 4 * 3
+    return room - _PREAMBLE_BYTES
+
+
+def reply_body(parts: Sequence[Buffer], accepts: Accepts) -> bytes | dict[str, Any]:
     """What the handler returns: bytes go out as they are, a document is written as JSON."""
-    parts = frame(message)
     checksum = 0
     for part in parts:
         checksum = zlib.crc32(part, checksum)
@@ -94,7 +162,12 @@ def reply_body(message: Message, accepts: Accepts) -> bytes | dict[str, Any]:
     return body if accepts == "bytes" else {"fanout": PROTOCOL, "reply": _encode64(body).decode()}
 
 
-def read_reply(parts: Sequence[bytes]) -> Message:
+def spilled_reply(spilled: Spilled) -> dict[str, Any]:
+    """What the handler returns when the reply lies in a store."""
+    return {"fanout": PROTOCOL, "spilled": spilled.told()}
+
+
+def read_reply(parts: Sequence[bytes]) -> Message | Spilled:
     """What `reply_body` was given, from the body of an answer, in one or more pieces.
 
     Raises:
@@ -104,10 +177,15 @@ def read_reply(parts: Sequence[bytes]) -> Message:
     if parts and parts[0][:1] == b"{":
         try:
             document = json.loads(b"".join(parts))
+            if "spilled" in document:
+                return Spilled.read(document["spilled"])
             parts = [_decoded(document["reply"])]
         except (ValueError, LookupError, TypeError) as error:
             raise DecodeError(f"not a reply: {error}") from error
-    return _unframed(parts, is_reply=True)
+    memory = _joined(parts)
+    content = memory[_PREAMBLE_BYTES:]
+    _check(bytes(memory[:_PREAMBLE_BYTES]), content)
+    return message_in(content)
 
 
 def _decoded(text: object) -> bytes:
@@ -117,18 +195,14 @@ def _decoded(text: object) -> bytes:
         raise DecodeError(f"damaged message: {error}") from error
 
 
-def _unframed(parts: Sequence[bytes], *, is_reply: bool = False) -> Message:
-    """The message in memory of its own, so that arrays in it can be written to."""
-    memory = np.empty(sum(map(len, parts)), np.uint8).data
+def _joined(parts: Sequence[Buffer]) -> memoryview:
+    memory = np.empty(size_of(parts), np.uint8).data
     at = 0
     for part in parts:
-        memory[at : at + len(part)] = part
-        at += len(part)
-    if not is_reply:
-        return unframe(memory)
-    content = memory[_PREAMBLE_BYTES:]
-    _check(bytes(memory[:_PREAMBLE_BYTES]), content)
-    return unframe(content)
+        end = at + memoryview(part).nbytes
+        memory[at:end] = memoryview(part).cast("B")
+        at = end
+    return memory
 
 
 def _check(preamble: bytes, content: memoryview) -> None:

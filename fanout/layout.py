@@ -25,6 +25,7 @@ _WAVE_CELLS: Final = 4
 _WAVE_PER_S: Final = 4  # cells: slow enough to be ignored
 _NAME_CELLS: Final = 20
 _CLOCK_CELLS: Final = 8
+_LEAST_COMPILE_S: Final = 0.05  # in an environment: less is not worth a word
 
 
 def blocks(views: Sequence[View], width: int, *, is_ascii: bool = False) -> list[list[list[Part]]]:
@@ -53,12 +54,14 @@ def _block(view: View, width: int, left: int, cells: int, is_ascii: bool) -> lis
     if cells:
         bar = [*_bar(view, cells, is_ascii), ("  ", "")]
         history = [(" " * cells if is_ascii else _sparkline(view, cells), "cyan"), ("  ", "")]
+    compiling = [[(text, "bright_black")] for text in _compiling(view)]
     errors = [(text, "red") for text in view.errors]
     errors += [(f"{text}, retried", "yellow") for text in view.causes]
     rows: list[tuple[Part, list[Part]]] = [
         ((_name(view), "bold"), [*bar, (share, "")]),
         ((_speed(view.per_s), ""), [*history, (_flight(view), "")]),
         ((_clock(view.elapsed_s), ""), _fitting(_status(view), room)),
+        *((("", ""), row) for row in compiling),
         *((("", ""), [error]) for error in errors[:MOST_ERRORS]),
     ]
     return [
@@ -79,12 +82,11 @@ def summary(view: View, width: int | None = None) -> list[Part]:
         parts.append((_speed(view.per_s), ""))
     if view.failed:
         parts.append((view.errors[0], "red"))
+    if view.done:
+        parts += [(text, "") for text in _compiling(view)]
     if width is None:
         return [(f"{_title(view)}: ", ""), *_joined(parts)]
-    needed = sum(len(text) + 2 for text, _ in parts[:2])
-    for title in (f"{_title(view)}: ", f"{_name(view)}: ", ""):
-        if len(title) + needed <= width:
-            break
+    title = _fitting_title(view, parts, width)
     return [(title, ""), *_fitting(parts, width - 1 - len(title))]
 
 
@@ -101,6 +103,7 @@ def plain(view: View) -> str:
         parts.append("stopping")
     elif view.left_s is not None:
         parts.append(_left(view.left_s))
+    parts += _compiling(view)
     return f"fanout: {_title(view)}: {', '.join(parts)}"
 
 
@@ -119,6 +122,18 @@ def _status(view: View) -> list[Part]:
     if view.waiting:
         parts.append((f"{_count(view.waiting)} waiting", ""))
     return parts
+
+
+def _compiling(view: View) -> list[str]:
+    """What is told of numba: what it will do as long as nothing came back, then what it did."""
+    if view.is_compiled_there:
+        return ["numba compiles the kernel once in each environment"]
+    if view.compile_s < _LEAST_COMPILE_S:
+        return []
+    took = _duration(view.compile_s)
+    if view.compiled == 1:
+        return [f"numba compiled in 1 environment, {took}"]
+    return [f"numba compiled in {_count(view.compiled)} environments, {took} each"]
 
 
 def _bar(view: View, cells: int, is_ascii: bool) -> list[Part]:
@@ -174,6 +189,17 @@ def _tasks(view: View) -> str:
     if view.total is None or view.done == view.total:
         return f"{_count(view.done)} task{'' if view.done == 1 else 's'}"
     return f"{_count(view.done)} of {_count(view.total)} tasks"
+
+
+def _fitting_title(view: View, parts: Sequence[Part], width: int) -> str:
+    """As much of the title as leaves room for what matters; for all, if that takes no more."""
+    titles = (f"{_title(view)}: ", f"{_name(view)}: ")
+    sizes = [len(text) + 2 for text, _ in parts]
+    for needed in (sum(sizes) if view.compiled else width, sum(sizes[:2])):
+        for title in titles:
+            if len(title) + needed <= width:
+                return title
+    return ""
 
 
 def _title(view: View) -> str:

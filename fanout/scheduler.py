@@ -71,6 +71,7 @@ if TYPE_CHECKING:
     from random import Random
 
     from fanout.grouping import Grouping
+    from fanout.tasks import AttemptReport
 
 # Attempts in a row that never reached a worker before the run is given up, beyond one for each
 # place in flight: more than a pool that is being refilled ever shows, fewer than a minute of a
@@ -128,6 +129,7 @@ class Scheduler:
         self._charged: dict[int, int] = {}  # only of tasks that failed before and are unsettled
         self._lost: dict[int, int] = {}  # likewise of those that were lost
         self._throttle = Throttle(self._retry, rng)
+        self._compiled: set[str] = set()  # environments in which numba compiled
 
         self._next_attempt = 0
         self._offered = 0
@@ -241,7 +243,7 @@ class Scheduler:
         if event.report is not None:
             self._grouping.observe(
                 tasks=done,
-                busy_s=event.report.total_s,
+                busy_s=self._busy_s(event.report),
                 payload_bytes=event.report.payload_bytes,
             )
             self._window = self._grouping.window(self._limit)
@@ -258,6 +260,16 @@ class Scheduler:
         if owed:
             missing = Failure(kind=FailureKind.CRASHED, detail="answered without this task")
             self._charge(sorted(owed), missing, now_s)
+
+    def _busy_s(self, report: AttemptReport) -> float:
+        """How long the attempt kept its worker busy, without what happens once in an environment.
+
+        A kernel may also compile something in each task: what compiles again counts.
+        """
+        if not report.compile_s or report.environment.id in self._compiled:
+            return report.total_s
+        self._compiled.add(report.environment.id)
+        return max(0.0, report.total_s - report.compile_s)
 
     def _on_task_failed(self, outcome: Outcome[Any], now_s: float) -> None:
         failure = outcome.failure or Failure(kind=FailureKind.KERNEL_RAISED, error=outcome.error)

@@ -44,7 +44,7 @@ class Allowance:
 
     until_s: float
     service_s: float
-    reply_bytes: int
+    reply_bytes: float
 
 
 class Stopper:

@@ -42,7 +42,10 @@ class Block:
         source_bytes: Size of the whole file or object.
         on: What separates two records.
         region: Of the bucket; by default what AWS_REGION says at the worker.
-        endpoint: Of S3, if it isn't AWS's own.
+        endpoint: Of S3; by default what AWS_ENDPOINT_URL_S3 says at the worker, or AWS's own.
+        etag: What S3 called the object's content when it was planned; another content is refused.
+            Files have none, as a time of change does not survive the way into an image: of these
+            the size is compared.
     """
 
     source: str
@@ -52,6 +55,7 @@ class Block:
     on: bytes
     region: str | None = None
     endpoint: str | None = None
+    etag: str | None = None
 
     @property
     def nbytes(self) -> int:
@@ -105,13 +109,15 @@ class StoredObject:
         source: "s3://bucket/key", or an absolute path.
         nbytes: Its size.
         region: Of the bucket; by default what AWS_REGION says at the worker.
-        endpoint: Of S3, if it isn't AWS's own.
+        endpoint: Of S3; by default what AWS_ENDPOINT_URL_S3 says at the worker, or AWS's own.
+        etag: As of a `Block`.
     """
 
     source: str
     nbytes: int
     region: str | None = None
     endpoint: str | None = None
+    etag: str | None = None
 
     def read(self) -> bytes:
         """All of it.
@@ -149,6 +155,7 @@ def blocks_of(stored: StoredObject, block_bytes: int, on: bytes) -> list[Block]:
             on=on,
             region=stored.region,
             endpoint=stored.endpoint,
+            etag=stored.etag,
         )
         for start in range(0, stored.nbytes, block_bytes)
     ]

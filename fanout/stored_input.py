@@ -246,7 +246,7 @@ async def _sizes(names: Sequence[str], session: aioboto3.Session | None) -> list
         async with turns:
             with _translated("s3:GetObject", name):
                 head = await client.head_object(Bucket=bucket, Key=key)
-        return _stored(client, name, head["ContentLength"], regions[bucket])
+        return _stored(client, name, head["ContentLength"], head, regions[bucket])
 
     buckets = {parted(name)[0] for name in names if name.startswith(S3)}
     async with _client(session) as client:
@@ -270,7 +270,7 @@ async def _listed(pattern: str, session: aioboto3.Session | None) -> list[Stored
             async for page in pages.paginate(Bucket=bucket, Prefix=prefix):
                 region = _told_region(page)
                 found += [
-                    _stored(client, f"{S3}{bucket}/{entry['Key']}", entry["Size"], region)
+                    _stored(client, f"{S3}{bucket}/{entry['Key']}", entry["Size"], entry, region)
                     for entry in page.get("Contents", ())
                     # Consoles make an empty object "folder/" for each folder.
                     if not entry["Key"].endswith("/")
@@ -295,10 +295,11 @@ def _told_region(answer: Any) -> str | None:
     return region
 
 
-def _stored(client: Any, source: str, nbytes: int, region: str | None) -> StoredObject:
-    """An object, with the way to it for workers."""
+def _stored(client: Any, source: str, nbytes: int, told: Any, region: str | None) -> StoredObject:
+    """An object, with what S3 told of it, and the way to it for workers."""
     import re
 
+    etag = told.get("ETag", "").strip('"')  # not all that stand in for S3 quote it
     url = client.meta.endpoint_url
     is_own = re.fullmatch(r"https://s3([.-][a-z0-9-]+)*\.amazonaws\.com(\.cn)?/?", url)
     return StoredObject(
@@ -306,6 +307,7 @@ def _stored(client: Any, source: str, nbytes: int, region: str | None) -> Stored
         nbytes=nbytes,
         region=region or client.meta.region_name,
         endpoint=None if is_own else url,
+        etag=f'"{etag}"' if etag and not etag.startswith("W/") else None,
     )
 
 

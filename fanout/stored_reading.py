@@ -226,39 +226,41 @@ class _FileRanges:
 class ObjectStore(Protocol):
     """What is used here of a `FarStore`."""
 
-    def get(self, key: str, *, start: int = 0, stop: int | None = None) -> memoryview:
-        """These bytes of an object."""
-
-    def close(self) -> None:
-        """Close idle connections."""
+    def get(
+        self, key: str, *, start: int = 0, stop: int | None = None, etag: str | None = None
+    ) -> memoryview:
+        """These bytes of an object, if it is the one that is meant."""
 
 
 class ObjectRanges:
     """An object in a store.
 
     Args:
-        store: Holds it; closed with it.
+        store: Holds it; stays open, for the next chunk.
         key: Its key.
         source: Its name, for messages.
         size: Its size when it was planned.
+        etag: Its ETag then, if that is known.
     """
 
-    def __init__(self, store: ObjectStore, key: str, *, source: str, size: int) -> None:
+    def __init__(
+        self, store: ObjectStore, key: str, *, source: str, size: int, etag: str | None = None
+    ) -> None:
         self._store = store
         self._key = key
         self._source = source
+        self._etag = etag
         self.size = size
 
     def read(self, start: int, stop: int) -> memoryview:
         """Exactly these bytes."""
-        data = self._store.get(self._key, start=start, stop=stop)
+        data = self._store.get(self._key, start=start, stop=stop, etag=self._etag)
         if data.nbytes != stop - start:
             raise _changed(self._source, self.size)
         return data
 
     def close(self) -> None:
-        """Close the store's connections."""
-        self._store.close()
+        """Nothing is held open for an object."""
 
 
 def parted(name: str) -> tuple[str, str]:
@@ -292,7 +294,7 @@ def ranges_of(of: Block | StoredObject, size: int) -> Ranges:
     """The way to its bytes from here."""
     if not of.source.startswith(S3):
         return _FileRanges(of.source, size)
-    from fanout.far_stores import open_store
+    from fanout.far_stores import kept_store
 
     region = of.region or os.environ.get("AWS_REGION")
     if not region:
@@ -305,4 +307,4 @@ def ranges_of(of: Block | StoredObject, size: int) -> Ranges:
         "region": region,
         "endpoint": of.endpoint,
     }
-    return ObjectRanges(open_store(locator), key, source=of.source, size=size)
+    return ObjectRanges(kept_store(locator), key, source=of.source, size=size, etag=of.etag)

@@ -29,11 +29,11 @@ from fanout.events import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from fanout.events import RunEvent
     from fanout.retry import Failure
-    from fanout.tasks import Outcome
+    from fanout.tasks import AttemptReport, Outcome
 
 MOST_ERRORS: Final = 3  # that are shown at once
 _MOST_LINES: Final = 1000  # printed by kernels: a person reads no more, a log should not grow
@@ -69,6 +69,10 @@ class View:
         levels: Attempts in flight over the run so far, as means over equal stretches of time.
         errors: The most frequent ones of failed tasks, each with its count.
         causes: The most frequent ones of attempts that were retried.
+        compiled: Environments in which numba compiled, as far as they have answered.
+        compile_s: How long it did so in one of them, the median.
+        is_compiled_there: Whether nothing has come back yet, and it is known that numba compiles
+            the kernel in each environment.
         is_over: Nothing more will be launched.
         is_complete: Every chunk of the input was delivered.
     """
@@ -89,6 +93,9 @@ class View:
     levels: tuple[float, ...]
     errors: tuple[str, ...]
     causes: tuple[str, ...]
+    compiled: int
+    compile_s: float
+    is_compiled_there: bool
     is_over: bool
     is_complete: bool
 
@@ -111,6 +118,8 @@ class Tally:
         self._errors = _Errors()
         self._causes = _Errors()
         self._printed = _Printed()
+        self._compile_s: dict[str, float] = {}  # of each environment that compiled
+        self._has_answer = False
         self._has_all_input = False
         self._is_over = False
 
@@ -127,6 +136,8 @@ class Tally:
             case AttemptAnswered() | AttemptFailed() | Ignore():
                 self._advance(now_s)
                 self._land(event.attempt)
+                if isinstance(event, AttemptAnswered) and event.report is not None:
+                    self._note(event.report)
             case Deliver(outcomes=outcomes):
                 self._advance(now_s)
                 self._done += len(outcomes)
@@ -174,6 +185,9 @@ class Tally:
             levels=tuple(self._timeline.levels),
             errors=self._errors.most_frequent(),
             causes=self._causes.most_frequent(),
+            compiled=len(self._compile_s),
+            compile_s=_median(self._compile_s.values()),
+            is_compiled_there=self._start.is_compiled_there and not self._has_answer,
             is_over=self._is_over,
             is_complete=self._has_all_input and self._done == self._offered,
         )
@@ -181,6 +195,12 @@ class Tally:
     def printed(self) -> list[str]:
         """The lines that kernels printed since this was last asked."""
         return self._printed.drain()
+
+    def _note(self, report: AttemptReport) -> None:
+        self._has_answer = True
+        if report.compile_s:
+            before_s = self._compile_s.get(report.environment.id, 0.0)
+            self._compile_s[report.environment.id] = before_s + report.compile_s
 
     def _look_at(self, outcomes: Sequence[Outcome[Any]]) -> None:
         for outcome in outcomes:
@@ -337,6 +357,12 @@ def _clean(line: str) -> str:
     line = re.sub(r"\x1b(\[[0-?]*[ -/]*[@-~]|\].*?(\x07|\x1b\\)|[@-Z\\^_])", "", line)
     line = line.rstrip("\r").rpartition("\r")[2].expandtabs()
     return re.sub(r"[\x00-\x1f\x7f-\x9f]", "", line)
+
+
+def _median(values: Iterable[float]) -> float:
+    """The middle one; 0 of none. The module `statistics` is slow to import."""
+    in_order = sorted(values)
+    return in_order[len(in_order) // 2] if in_order else 0.0
 
 
 def means(values: Sequence[float], size: int) -> list[float]:

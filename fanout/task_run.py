@@ -224,6 +224,7 @@ def _size_of(failure: dict[str, Any]) -> int:
 def _too_large(size: int, room: float) -> dict[str, Any]:
     message = (
         f"{size / 1e6:,.1f} MB encoded, and an answer of Lambda holds {room / 1e6:,.1f} MB: return "
-        "less (a part, a sum, a smaller dtype), or write it to storage and return where it is"
+        "less (a part, a sum, a smaller dtype), or name a store that it can go through: "
+        "fanout.Executor(backend, store='s3://bucket/prefix'), or FANOUT_STORE"
     )
     return {"kind": "result", "type": "", "message": message, "traceback": ""}

@@ -40,9 +40,11 @@ class AttemptReport:
         environment: Where it ran.
         is_cold: Whether it was the first attempt of its environment.
         received_epoch_s: When the worker had read the request, by the worker's clock, Unix seconds.
-        setup_s: Decoding the request and loading the kernel.
-        kernel_s: Inside the kernel, summed over the tasks of the attempt.
-        total_s: From request read to reply ready.
+        setup_s: Decoding the request and loading the kernel, seconds.
+        kernel_s: Inside the kernel, summed over the tasks of the attempt, seconds.
+        compile_s: How long numba compiled, within these two, seconds; 0 if it did not.
+        total_s: From request read to reply ready, seconds; and what was compiled before, if the
+            kernel was loaded by a request of its own.
         peak_memory_bytes: Largest resident size of the worker process so far; None if unknown.
         payload_bytes: Request and reply together.
     """
@@ -53,6 +55,7 @@ class AttemptReport:
     received_epoch_s: float
     setup_s: float
     kernel_s: float
+    compile_s: float
     total_s: float
     peak_memory_bytes: int | None
     payload_bytes: int

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import json
 import os
 import platform
 import sys
@@ -22,10 +21,12 @@ import numpy as np
 
 from fanout._version import __version__
 from fanout.codec import Encoded, decode
+from fanout.compiling import Compiling
 from fanout.errors import StoreError
 from fanout.failure_report import described, traceback_of
 from fanout.kernel_spec import module_digest
 from fanout.printing import printed_to_stderr
+from fanout.spilled import Spilled
 from fanout.task_run import TaskRun
 from fanout.wire import PROTOCOL, Message, unframe
 
@@ -67,10 +68,11 @@ class Worker:
             },
         }
         self._is_cold = True
+        self._compiling = Compiling()
         self._kernels: OrderedDict[str, Callable[..., Any]] = OrderedDict()
         self._sources: dict[str, str | None] = {}  # of modules, when they were imported
         self._installation: Installation | None = None
-        self._caches: dict[str, Cache] = {}  # of each store, by its locator
+        self._cache: Cache | None = None  # of what refs stand for; made for the first one
         # Set in the image: nothing is run but what is in it. A pickle can run anything, too.
         setting = os.environ.get("FANOUT_CODE", "").strip().lower()
         self._is_reference_only = setting == "reference-only"
@@ -83,7 +85,13 @@ class Worker:
             allowance: What it may take, where the worker has to see to that itself. It then stops
                 tasks that run too long, and leaves those for which there is no time or room.
         """
+        with self._compiling:
+            return self._run(request, allowance)
+
+    def _run(self, request: Message, allowance: Allowance | None) -> Message:
         began_s = time.perf_counter()
+        # While the kernel was loaded, if a request of its own asked for that.
+        compiled_s = self._compiling.seconds
         report: dict[str, Any] = {
             "environment": self._environment,
             "cold": self._is_cold,
@@ -95,18 +103,17 @@ class Worker:
                 request.head["safe"] = True
             run = TaskRun(request, kernel, began_s, allowance, self._fetch(request))
         except _RefusalError as refusal:
-            return _refused(refusal)
+            return refused(refusal.kind, str(refusal), refusal.remote_traceback)
         except Exception as error:  # noqa: BLE001  # it is damaged
-            return _refused(
-                _RefusalError("protocol", f"the request can't be read: {described(error)}")
-            )
+            return refused("protocol", f"the request can't be read: {described(error)}")
         run.all()
         self._is_cold = self._is_cold and not run.seconds  # loading a kernel is no attempt
         report |= {
-            "setup_s": run.setup_s,
+            "setup_s": run.setup_s + compiled_s,
             "kernel_s": sum(run.seconds),
+            "compile_s": self._compiling.take() if run.seconds else 0.0,
             "peak_memory_bytes": _peak_memory_bytes(),
-            "total_s": time.perf_counter() - began_s,
+            "total_s": time.perf_counter() - began_s + compiled_s,
         }
         return run.reply(report)
 
@@ -118,7 +125,7 @@ class Worker:
                 f"the client speaks protocol {head.get('fanout')} (fanout {head.get('version')}), "
                 f"this worker {PROTOCOL} (fanout {__version__}): install the same version on both",
             )
-        spec = head["kernel"]
+        spec: dict[str, Any] = head["kernel"]
         # Another version of a module that the kernel imports makes it another kernel.
         project: dict[str, str] = spec.get("project", {})
         key = "".join([spec["digest"], *sorted(project.values())])
@@ -126,17 +133,32 @@ class Worker:
         if known is not None:
             self._kernels.move_to_end(key)
             return known
+        code = request
+        if "stored" in spec:
+            code = self._stored(Spilled.read(spec["stored"]), head["store"])
+            spec = {**spec, **code.head}
         if "code" not in spec:
             raise _RefusalError("unknown kernel", "its code was not sent")
         if project:
-            self._have(project, spec, request)
-        kernel = self._load(spec, request)
+            self._have(project, spec, code)
+        kernel = self._load(spec, request, code)
         self._kernels[key] = kernel
         if len(self._kernels) > _KERNELS_KEPT:
             self._kernels.popitem(last=False)
         return kernel
 
-    def _have(self, project: dict[str, str], spec: dict[str, Any], request: Message) -> None:
+    def _stored(self, spilled: Spilled, locator: dict[str, Any]) -> Message:
+        """Code that was too large to come along."""
+        from fanout.far_stores import kept_store
+
+        try:
+            content = kept_store(locator).get(spilled.key)
+            spilled.check(content)
+        except StoreError as error:
+            raise _RefusalError("store", str(error)) from error
+        return unframe(content)
+
+    def _have(self, project: dict[str, str], spec: dict[str, Any], code: Message) -> None:
         """See that the user's modules are here, in the client's version."""
         if self._installation is None:
             from fanout.code_install import Installation  # only here: local workers need none of it
@@ -144,7 +166,7 @@ class Worker:
             self._installation = Installation(is_closed=self._is_reference_only)
         switches = self._installation.switches
         try:
-            self._put(self._installation, project, spec, request)
+            self._put(self._installation, project, spec, code)
         finally:
             if self._installation.switches != switches:
                 # What they refer to is no more what `import` finds: classes would be two.
@@ -156,7 +178,7 @@ class Worker:
         installation: Installation,
         project: dict[str, str],
         spec: dict[str, Any],
-        request: Message,
+        code: Message,
     ) -> None:
         lacking = installation.lacking(project)
         if not lacking:
@@ -168,14 +190,14 @@ class Worker:
         from fanout.project import unbundled
 
         for name in lacking:
-            files = unbundled(request.payload.buffers[spec["bundle"][name]])
+            files = unbundled(code.payload.buffers[spec["bundle"][name]])
             try:
                 installation.install(name, project[name], files)
             except OSError as error:
                 what = f"the code of {name} can't be written to disk here: {described(error)}"
                 raise _RefusalError("kernel", what) from error
 
-    def _load(self, spec: dict[str, Any], request: Message) -> Callable[..., Any]:
+    def _load(self, spec: dict[str, Any], request: Message, code: Message) -> Callable[..., Any]:
         if spec["target"] is None and self._is_reference_only:
             raise _RefusalError("kernel", f"{spec['name']} travels by value: {_REFERENCE_ONLY}")
         if spec["target"] is None and spec["python"] != _python_minor():
@@ -189,10 +211,9 @@ class Worker:
             with printed_to_stderr():
                 target: Any = self._referenced(spec) if spec["target"] else None
                 # Copied, since a kernel that is kept must not keep the request's chunks, too.
-                buffers = [bytearray(b) for b in request.payload.buffers[spec["buffers_from"] :]]
-                code = Encoded(spec["code"].encode("ascii"), [*buffers])
+                buffers = [bytearray(b) for b in code.payload.buffers[spec["buffers_from"] :]]
                 by_value, args, kwargs = decode(
-                    code,
+                    Encoded(spec["code"].encode("ascii"), [*buffers]),
                     is_safe=request.head["safe"] or self._is_reference_only,
                     fetch=self._fetch(request),
                 )
@@ -222,18 +243,17 @@ class Worker:
                 )
             # From the same bytes each time, as a task may change what it was given. Arrays are
             # views of these bytes, and can't be written to.
-            content = self._cache(locator).object(ref.digest, ref.nbytes)
+            content = self._object(locator, ref)
             return decode(unframe(content).payload, is_safe=is_safe)
 
         return fetch
 
-    def _cache(self, locator: dict[str, Any]) -> Cache:
-        from fanout.far_stores import Cache, open_store
+    def _object(self, locator: dict[str, Any], ref: Ref) -> memoryview:
+        from fanout.far_stores import Cache, kept_store
 
-        key = json.dumps(locator, sort_keys=True)
-        if key not in self._caches:
-            self._caches[key] = Cache(open_store(locator))
-        return self._caches[key]
+        if self._cache is None:
+            self._cache = Cache()
+        return self._cache.object(kept_store(locator), ref.digest, ref.nbytes)
 
     def _referenced(self, spec: dict[str, Any]) -> Any:
         module, _, qualname = spec["target"].partition(":")
@@ -255,11 +275,14 @@ class _RefusalError(Exception):
 
     def __init__(self, kind: str, message: str, remote_traceback: str = "") -> None:
         super().__init__(message)
-        self.reason = {"kind": kind, "message": message, "traceback": remote_traceback}
+        self.kind = kind
+        self.remote_traceback = remote_traceback
 
 
-def _refused(refusal: _RefusalError) -> Message:
-    return Message({"fanout": PROTOCOL, "refused": refusal.reason})
+def refused(kind: str, message: str, remote_traceback: str = "") -> Message:
+    """The reply to a request that can't be run as a whole."""
+    reason = {"kind": kind, "message": message, "traceback": remote_traceback}
+    return Message({"fanout": PROTOCOL, "refused": reason})
 
 
 def _peak_memory_bytes() -> int | None:

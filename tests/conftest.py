@@ -14,6 +14,7 @@ def anyio_backend() -> str:
 @pytest.fixture(autouse=True)
 def _plain_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests see the defaults, whatever the user of this machine has set."""
-    for name in ("FANOUT_BACKEND", "FANOUT_FUNCTION", "FANOUT_WORKERS", "FANOUT_CONFIG"):
+    for setting in ("BACKEND", "FUNCTION", "STORE", "WORKERS", "CONFIG"):
+        name = f"FANOUT_{setting}"
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("FANOUT_PROGRESS", "0")

@@ -8,6 +8,7 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,13 @@ def _append(file: str) -> None:
 
 def _pid(_: object) -> int:
     return os.getpid()
+
+
+def _temporary(_: object) -> str:
+    """Writes a temporary file; returns the folder it is in, and how many files there are."""
+    folder = tempfile.gettempdir()
+    tempfile.mkstemp(dir=folder)
+    return f"{folder} {len(list(Path(folder).iterdir()))}"
 
 
 def _child(_: object) -> int:

@@ -78,15 +78,23 @@ def _entries(value: Any) -> int:
     return len(value)
 
 
-def report_of(attempt: int, *, total_s: float, payload_bytes: int = 0) -> AttemptReport:
+def report_of(
+    attempt: int,
+    *,
+    total_s: float,
+    payload_bytes: int = 0,
+    compile_s: float = 0.0,
+    environment: str = "e",
+) -> AttemptReport:
     """The report of an attempt that took so long and was so large."""
     return AttemptReport(
         attempt=attempt,
-        environment=Environment(id="e", pid=1, machine="test"),
+        environment=Environment(id=environment, pid=1, machine="test"),
         is_cold=False,
         received_epoch_s=0.0,
         setup_s=0.0,
         kernel_s=total_s,
+        compile_s=compile_s,
         total_s=total_s,
         peak_memory_bytes=None,
         payload_bytes=payload_bytes,

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 
 from fanout.codec import Encoded, ListEncoder, decode, decode_each, encode
 from fanout.errors import DecodeError, EncodeError
+from fanout.stored_chunks import Block, StoredObject
 from tests.codec_checks import survives
 
 # ---- values ----
@@ -239,11 +240,31 @@ def test_a_dataclass_whose_fields_changed_is_refused() -> None:
         decode(Encoded(body))
 
 
-def test_safe_imports_nothing() -> None:
-    body = b'{"$":"data","t":"this:Zen","n":["a"],"v":[1]}'
+def test_safe_imports_the_modules_of_fanouts_own_chunks() -> None:
+    """A kernel's module need not import what it is only handed."""
+    chunks = [
+        Block(source="/a", start=0, stop=1, source_bytes=2, on=b"\n"),
+        (StoredObject(source="s3://b/k", nbytes=3, etag='"e"'),),
+    ]
+    encoded = encode(chunks, is_safe=True)
+    code = (
+        "import sys; from fanout.codec import Encoded, decode; "
+        "assert 'fanout.stored_chunks' not in sys.modules; "
+        "print(decode(Encoded(sys.stdin.buffer.read()), is_safe=True))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], input=encoded.body, capture_output=True, check=True
+    )
+    assert done.stdout.decode().strip() == repr(chunks)
+    assert decode(encoded, is_safe=True) == chunks
+
+
+@pytest.mark.parametrize("module", ["this", "fanout.__main__"])
+def test_safe_imports_nothing_else(module: str) -> None:
+    body = b'{"$":"data","t":"%s:Zen","n":["a"],"v":[1]}' % module.encode()
     with pytest.raises(DecodeError, match="imports nothing"):
         decode(Encoded(body), is_safe=True)
-    assert "this" not in sys.modules
+    assert module not in sys.modules
 
 
 # ---- what can't be encoded ----

@@ -107,11 +107,23 @@ def test_a_function_that_is_no_name_is_refused_with_its_place(value: object) -> 
     assert FILE in str(caught.value)
 
 
+def test_a_store_can_be_set_everywhere() -> None:
+    assert resolve({}, {"store": "s3://bucket/x"}, FILE).store == "s3://bucket/x"
+    environment = {"FANOUT_STORE": " /data "}
+    assert resolve(environment, {"store": "s3://bucket/x"}, FILE).store == "/data"
+
+
+@pytest.mark.parametrize("value", [7, "", "  ", ["s3://bucket"]])
+def test_a_store_that_is_no_name_is_refused_with_its_place(value: object) -> None:
+    with pytest.raises(UsageError, match=f"{FILE}.*must be 's3://bucket/prefix' or the path"):
+        resolve({}, {"store": value}, FILE)
+
+
 def test_an_unknown_setting_in_the_file_is_refused_with_those_that_there_are() -> None:
     with pytest.raises(UsageError) as caught:
         resolve({}, {"wrokers": 3}, FILE)
     assert str(caught.value) == (
-        f"unknown setting 'wrokers' in {FILE}: there are backend, function, workers, progress"
+        f"unknown setting 'wrokers' in {FILE}: there are backend, function, store, workers, progress"
     )
 
 

@@ -52,6 +52,18 @@ async def test_invocations_at_the_same_time_get_environments_of_their_own() -> N
         assert (emulator.counts.cold_starts, emulator.counts.environments) == (3, 3)
 
 
+async def test_temporary_files_last_as_long_as_their_environment() -> None:
+    async with emulated() as (_, client):
+        event = {"sleep": 0.3, "temporary": 0}
+        one, other = await asyncio.gather(*(invoke(client, event) for _ in range(2)))
+        again = await invoke(client, {"temporary": 0})
+    (first, files), (second, _), (third, more) = (got.value.split() for got in (one, other, again))
+    assert first != second
+    assert third in {first, second}
+    assert (files, more) == ("1", "2")
+    assert not any(map(os.path.exists, [first, second]))
+
+
 async def test_the_one_used_last_is_used_first() -> None:
     async with emulated() as (_, client):
         await asyncio.gather(*(invoke(client, {"sleep": 0.3}) for _ in range(2)))

@@ -138,7 +138,8 @@ def test_what_was_deleted_is_not_there(store: FarStore) -> None:
 def test_a_range_beyond_the_end_is_refused(store: FarStore) -> None:
     store.put("a", [b"12345"])
     assert bytes(store.get("a", start=5)) == b""
-    for bounds in ({"start": 6}, {"stop": 6}):
+    each: list[dict[str, Any]] = [{"start": 6}, {"stop": 6}]
+    for bounds in each:
         with pytest.raises(StoreError, match=r"has 5 bytes, and at least 6 were expected"):
             store.get("a", **bounds)
 
@@ -207,6 +208,24 @@ def test_an_object_is_fetched_once_per_environment(store: FarStore, tmp_path: Pa
     content = random.Random(0).randbytes(20 * MIB)
     digest = hashlib.sha256(content).hexdigest()
     store.put(f"objects/{digest}", [content])
-    assert bytes(Cache(store, disk=tmp_path / "disk").object(digest, len(content))) == content
+    assert bytes(Cache(disk=tmp_path / "disk").object(store, digest, len(content))) == content
     store.delete(f"objects/{digest}")
-    assert bytes(Cache(store, disk=tmp_path / "disk").object(digest, len(content))) == content
+    assert bytes(Cache(disk=tmp_path / "disk").object(store, digest, len(content))) == content
+
+
+def test_another_object_than_the_planned_one_is_refused(
+    store: FarStore, locator: dict[str, Any], boto: Any
+) -> None:
+    key = f"{locator['prefix']}a"
+    etag = boto.put_object(Bucket=_BUCKET, Key=key, Body=bytes(20 * MIB))["ETag"]
+    assert store.get("a", etag=etag).nbytes == 20 * MIB
+    boto.put_object(Bucket=_BUCKET, Key=key, Body=b"x" * (20 * MIB))
+    with pytest.raises(
+        StoreError, match=r"object a in .* changed since it was planned: plan again"
+    ):
+        store.get("a", etag=etag)
+
+
+def test_a_sha256_that_is_known_is_taken(store: FarStore) -> None:
+    store.put("a", [b"12"], digest=hashlib.sha256(b"12").hexdigest())
+    assert bytes(store.get("a")) == b"12"

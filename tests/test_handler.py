@@ -17,7 +17,8 @@ from fanout.errors import DecodeError, ProtocolError, ResultError, TaskTimeoutEr
 from fanout.events import AttemptAnswered, AttemptFailed
 from fanout.handler import handle
 from fanout.kernel_spec import prepare
-from fanout.lambda_wire import LIMIT_BYTES, read_reply, request_body
+from fanout.lambda_wire import LIMIT_BYTES, parts_of, read_reply, request_body
+from fanout.wire import Message
 
 
 class Context:
@@ -47,12 +48,14 @@ def invoked(
         is_safe=False,
         timeout_s=timeout_s,
     )
-    event = json.loads(request_body(request.message(), accepts=accepts))
+    event = json.loads(request_body(parts_of(request.message()), accepts=accepts))
     returned = handle(event, Context(left_s))
     body = returned if isinstance(returned, bytes) else json.dumps(returned).encode()
     assert len(body) <= LIMIT_BYTES
+    reply = read_reply([body])
+    assert isinstance(reply, Message)
     return read(
-        read_reply([body]),
+        reply,
         attempt=0,
         tasks=sent,
         is_safe=False,

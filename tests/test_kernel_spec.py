@@ -131,6 +131,25 @@ def test_lambdas_closures_and_local_compiled_functions_travel_by_value() -> None
         assert loaded(spec)(1.0) == 2.0
 
 
+def test_it_is_known_of_a_compiled_kernel_whether_each_environment_compiles_it() -> None:
+    local = numba.njit(lambda x: x)
+    cached = numba.njit(cache=True)(lambda x: x)
+    assert prepare(local).is_compiled_there
+    assert prepare(functools.partial(local)).is_compiled_there
+    assert prepare(cached).is_compiled_there, "by value it leaves its cache behind"
+    assert prepare(compiled).is_compiled_there, "its module has no cache"
+    assert not prepare(square).is_compiled_there
+    assert not prepare(lambda x: local(x) + 1).is_compiled_there, "nobody looks into a function"
+
+
+def test_a_kernel_by_reference_that_has_a_cache_is_not_compiled_in_each_environment() -> None:
+    from fanout.kernels import mandelbrot
+
+    spec = prepare(mandelbrot._count)
+    assert spec.target
+    assert not spec.is_compiled_there
+
+
 @pytest.mark.parametrize(
     ("kernel", "expected"),
     [

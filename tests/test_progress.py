@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -34,6 +35,7 @@ from fanout.progress import Progress, _text
 from fanout.retry import Failure, FailureKind
 from fanout.tally import Tally, View
 from fanout.tasks import Outcome
+from tests.scheduler_checks import report_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -428,6 +430,77 @@ def test_the_last_line_of_a_run_loses_its_end_first() -> None:
 def test_a_kernel_goes_by_its_own_name() -> None:
     view = tally(started(1, kernel="main.<locals>.Model.<locals>.fit"), RunEnded()).view(1.0)
     assert text_of([summary(view)])[0].startswith("fit on local")
+
+
+# ---- what numba compiled ----
+
+
+def compiled(
+    *compile_s: float, total: int = 20, is_compiled_there: bool = True, is_over: bool = False
+) -> View:
+    """A run in which each environment has answered once, and compiled so long."""
+    begun = replace(started(total), is_compiled_there=is_compiled_there)
+    made = tally(begun, Offered(0, total))
+    for number, seconds in enumerate(compile_s):
+        report = report_of(number, total_s=9.0, compile_s=seconds, environment=f"e{number}")
+        made.take(Launch(number, [number]), 0.0)
+        made.take(AttemptStarted(number), 0.0)
+        made.take(AttemptAnswered(number, ok(number), report), 2.0)
+        made.take(Deliver(ok(number)), 2.0)
+    if is_over:
+        made.take(InputEnded(), 2.0)
+        made.take(RunEnded(), 2.0)
+    return made.view(2.0)
+
+
+def test_environments_that_compiled_are_counted_once_each() -> None:
+    again = report_of(7, total_s=1.0, compile_s=0.25, environment="a")
+    idle = report_of(8, total_s=1.0, environment="b")
+    made = tally(started(9), *(AttemptAnswered(7, [], report) for report in (again, again, idle)))
+    assert (made.view(1.0).compiled, made.view(1.0).compile_s) == (1, 0.5)
+
+
+def test_how_long_they_compiled_is_what_one_of_them_took() -> None:
+    assert compiled(1.2, 1.3, 30.0).compile_s == 1.3
+    assert compiled(0.0).compile_s == 0.0
+
+
+def test_that_a_kernel_will_be_compiled_is_told_until_the_first_answer() -> None:
+    assert compiled().is_compiled_there
+    assert not compiled(1.0).is_compiled_there
+    assert not compiled(0.0).is_compiled_there
+    assert not compiled(is_compiled_there=False).is_compiled_there
+
+
+@pytest.mark.parametrize(
+    ("view", "text"),
+    [
+        (compiled(), "numba compiles the kernel once in each environment"),
+        (compiled(1.3), "numba compiled in 1 environment, 1.3 s"),
+        (compiled(1.3, 1.3, 1.4, 0.0), "numba compiled in 3 environments, 1.3 s each"),
+        (compiled(0.01, 0.01), None),
+        (compiled(is_compiled_there=False), None),
+    ],
+)
+def test_what_numba_does_has_a_line_of_its_own(view: View, text: str | None) -> None:
+    lines = block(view)
+    assert len(lines) == (3 if text is None else 4)
+    assert text is None or lines[3].strip() == text
+    assert plain(view).endswith(f", {text}" if text else (" tasks", " left")[view.done > 0])
+
+
+def test_the_last_line_tells_what_numba_did_and_gives_up_the_backend_for_it() -> None:
+    view = compiled(1.3, 1.3, total=2, is_over=True)
+    assert text_of([summary(view), summary(view, 80), summary(view, 60)]) == [
+        "rows on local, 2 workers: 2 tasks in 2 s, 1.0/s, "
+        "numba compiled in 2 environments, 1.3 s each",
+        "rows: 2 tasks in 2 s, 1.0/s, numba compiled in 2 environments, 1.3 s each",
+        "rows on local, 2 workers: 2 tasks in 2 s, 1.0/s",
+    ]
+
+
+def test_a_run_that_was_stopped_before_it_began_does_not_tell_what_it_would_have_compiled() -> None:
+    assert "numba" not in text_of([summary(compiled(is_over=True))])[0]
 
 
 # ---- layout ----

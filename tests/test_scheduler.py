@@ -565,6 +565,36 @@ def test_the_window_grows_with_the_groups() -> None:
     assert bench.scheduler.window > small
 
 
+def next_group(bench: Bench, attempt: int, *, compile_s: float, environment: str = "e") -> int:
+    """Answer an attempt that took half a second for each task; how many go into the next one."""
+    tasks = [*bench.scheduler._attempts[attempt]]
+    report = report_of(
+        attempt, total_s=0.5 * len(tasks), compile_s=compile_s, environment=environment
+    )
+    bench.feed(AttemptAnswered(attempt, [Outcome(task) for task in tasks], report))
+    return len(bench.groups[-1])
+
+
+def test_what_compiles_once_in_an_environment_does_not_make_groups_small() -> None:
+    bench = Bench(limit=1, group=None)
+    bench.offer(100, ends=False)
+    assert next_group(bench, 0, compile_s=0.499) == 4
+    assert next_group(bench, 1, compile_s=1.999, environment="f") == 16
+
+
+def test_what_compiles_in_each_task_does() -> None:
+    bench = Bench(limit=1, group=None)
+    bench.offer(100, ends=False)
+    assert next_group(bench, 0, compile_s=0.499) == 4
+    assert next_group(bench, 1, compile_s=1.999) == 1
+
+
+def test_a_compilation_can_take_no_longer_than_its_attempt() -> None:
+    bench = Bench(limit=1, group=None)
+    bench.offer(100, ends=False)
+    assert next_group(bench, 0, compile_s=0.6) == 4
+
+
 def test_groups_shrink_towards_a_known_end() -> None:
     bench = Bench(limit=1, group=None, total=10)
     bench.offer(3, ends=False)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import gzip
+import hashlib
+import importlib
 import io
 import itertools
 import os
@@ -25,10 +28,12 @@ from hypothesis import strategies as st
 
 import fanout
 from fanout.errors import StoreError, UsageError
+from fanout.far_stores import kept_store
 from fanout.intake import checked_input
-from fanout.stored_chunks import Block, StoredObject
+from fanout.stored_chunks import Block, StoredObject, blocks_of
 from fanout.stored_input import LocalChunks, blocks, objects
 from fanout.stored_reading import ObjectRanges, RangesFile, records_of
+from tests import far_stores_checks
 from tests.contract import stands
 
 if TYPE_CHECKING:
@@ -44,17 +49,15 @@ class Memory:
     def __init__(self, data: bytes) -> None:
         self.data = data
         self.asked: list[tuple[int, int]] = []
-        self.is_closed = False
 
-    def get(self, key: str, *, start: int = 0, stop: int | None = None) -> memoryview:
+    def get(
+        self, key: str, *, start: int = 0, stop: int | None = None, etag: str | None = None
+    ) -> memoryview:
         assert key == "key"
         assert stop is not None
         assert 0 <= start < stop <= len(self.data)  # S3 refuses an empty range
         self.asked.append((start, stop))
         return memoryview(self.data)[start:stop]
-
-    def close(self) -> None:
-        self.is_closed = True
 
     def ranges(self) -> ObjectRanges:
         return ObjectRanges(self, "key", source="s3://bucket/key", size=len(self.data))
@@ -353,13 +356,12 @@ def test_what_is_open_behaves_as_a_file(opened: Any) -> None:
             stored.seek(-1)
 
 
-def test_the_end_of_an_object_is_read_without_its_middle_and_closing_closes_the_store() -> None:
+def test_the_end_of_an_object_is_read_without_its_middle() -> None:
     store = Memory(b"x" * 5_000_000)
     with io.BufferedReader(RangesFile(store.ranges()), 2**18) as stored:
         stored.seek(-8, os.SEEK_END)
         stored.read(8)
         assert sum(stop - start for start, stop in store.asked) <= 2**18
-    assert store.is_closed
 
 
 def test_reading_in_order_reads_more_and_more_ahead() -> None:
@@ -483,11 +485,16 @@ async def test_blocks_of_objects_in_s3_say_where_it_is(s3: str, tmp_path: Path) 
     planned = blocks(["s3://bucket/log.txt", here], 10)
     assert not isinstance(planned, LocalChunks)
     assert checked_input(planned) is planned
-    assert [(b.source, b.start, b.stop, b.endpoint, b.region) for b in await planned.plan()] == [
+    found = await planned.plan()
+    assert [(b.source, b.start, b.stop, b.endpoint, b.region) for b in found] == [
         ("s3://bucket/log.txt", 0, 10, s3, "us-east-1"),
         ("s3://bucket/log.txt", 10, 19, s3, "us-east-1"),
         (here, 0, 5, None, None),
     ]
+    etag = f'"{hashlib.md5(CONTENT["log.txt"], usedforsecurity=False).hexdigest()}"'
+    assert [block.etag for block in found] == [etag, etag, None]
+    (stored,) = await objects("s3://bucket/log.txt").plan()
+    assert stored.etag == etag
 
 
 @pytest.mark.parametrize(
@@ -521,6 +528,52 @@ async def test_workers_read_their_blocks_and_objects_from_s3(s3: str) -> None:
         assert read == [("s3://bucket/day/a.csv", 2), ("s3://bucket/day/b.csv", 3)]
 
 
+async def test_what_was_exchanged_in_s3_for_something_as_long_is_refused(s3: str) -> None:
+    with contextlib.closing(stands.client("s3", s3, stands.KEYS)) as client:
+        client.put_object(Bucket="bucket", Key="changing", Body=b"old\n" * 500_000)
+        (stored,) = await objects("s3://bucket/changing").plan()
+        (block,) = await blocks("s3://bucket/changing").plan()
+        opened = stored.open()
+        assert opened.readline() == b"old\n"
+        client.put_object(Bucket="bucket", Key="changing", Body=b"new\n" * 500_000)
+    why = "object changing in s3://bucket/ changed since it was planned: plan again"
+    for read in (stored.read, block.read, opened.read):
+        with pytest.raises(StoreError, match=why):
+            read()
+    opened.close()
+
+
+READER = """
+def sizes(chunk):
+    if isinstance(chunk, list | tuple):
+        return [nbytes for part in chunk for nbytes in sizes(part)]
+    return [len(chunk.read())]
+"""
+
+
+async def test_codec_safe_takes_blocks_and_objects_to_kernels_that_know_nothing_of_fanout(
+    s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file(tmp_path, READER.encode(), "far_reader.py")
+    monkeypatch.syspath_prepend(tmp_path)
+    sizes = importlib.import_module("far_reader").sizes
+    text = file(tmp_path, b"one\ntwo\n")
+    (remote,) = await blocks("s3://bucket/log.txt").plan()
+    (block,), (stored,) = local(blocks(text)), local(objects(text))
+    async with fanout.Executor(fanout.Local(1)) as ex:
+        chunks = [block, stored, remote, [block, (stored, [remote])]]
+        read = [[8], [8], [19], [8, 8, 19]]
+        assert await ex.map(sizes, chunks, codec="safe") == read
+        ref = await ex.put([block, stored])
+        assert await ex.map(sizes, [ref, [ref, remote]], codec="safe") == [[8, 8], [8, 8, 19]]
+        (same,) = await ex.map(identity, [remote], codec="safe")
+        assert same == remote
+
+
+def identity(value: Any) -> Any:
+    return value
+
+
 async def test_what_s3_does_not_have_is_told_with_the_remedy(s3: str) -> None:
     with pytest.raises(StoreError, match=r"s3://bucket/none is not there \(404\): check its name"):
         await listed(blocks("s3://bucket/none"))
@@ -533,6 +586,23 @@ async def test_what_s3_does_not_have_is_told_with_the_remedy(s3: str) -> None:
     with pytest.raises(StoreError, match="is not there") as raised:
         await fanout.map(upper, blocks(["s3://bucket/log.txt", "s3://bucket/none"]))
     assert "raised by the input of fanout" in raised.value.__notes__[0]
+
+
+def test_connections_live_from_one_chunk_to_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    far_stores_checks.settle(monkeypatch)
+    with far_stores_checks.serving() as fake:
+        fake.objects["/bucket/key"] = b"one\ntwo\n"
+        stored = StoredObject(source="s3://bucket/key", nbytes=8, region="r", endpoint=fake.url)
+        for block in blocks_of(stored, 3, b"\n"):
+            block.read()
+        with stored.open() as opened:
+            opened.read()
+        stored.read()
+        made = fake.connections
+        place = {"kind": "s3", "bucket": "bucket", "prefix": "", "region": "r"}
+        kept_store(place | {"endpoint": fake.url}).close()  # or the server would wait for it
+    assert len(fake.asked) == 5
+    assert made == 1
 
 
 class Scripted:

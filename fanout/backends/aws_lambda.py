@@ -11,16 +11,17 @@ import asyncio
 import logging
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from fanout.backends import AttemptError
+from fanout.backends.lambda_function import look, parted
+from fanout.backends.lambda_messages import body_of, reply_of
 from fanout.backends.shipping import Shipping
-from fanout.envelope import lacks_code
-from fanout.errors import BackendError, DecodeError, FanoutError, UsageError
+from fanout.errors import BackendError, DecodeError, FanoutError, StoreError, UsageError
 from fanout.grouping import GroupPolicy
 from fanout.invoke import CertificateError, ConnectionLostError, Invoker
 from fanout.invoke.answers import About, failure_of, is_expired
-from fanout.lambda_wire import LIMIT_BYTES, AlteredError, read_reply, request_body
+from fanout.lambda_wire import AlteredError
 from fanout.retry import Failure, FailureKind
 from fanout.stopping import GRACE_S
 from fanout.wire import Message
@@ -30,10 +31,11 @@ if TYPE_CHECKING:
 
     import aioboto3
 
+    from fanout.backends.shipping import Load
     from fanout.envelope import Request
     from fanout.invoke import Answer
     from fanout.lambda_wire import Accepts
-    from fanout.project import Top
+    from fanout.spilled import Spill
 
 _LOG: Final = logging.getLogger("fanout")
 # Beyond the function's own timeout: a cold start, and the way there and back.
@@ -41,8 +43,6 @@ _READ_MARGIN_S: Final = 30.0
 # An invocation of a warm environment takes some 25 ms on the way (median of Wang et al., ATC'18);
 # and Lambda takes no more than ten a second for each environment (Lambda quotas, 2026-10).
 _GROUPING: Final = GroupPolicy(target_s=1.0, max_bytes=3 * 2**20)
-# Bodies from here on are encoded in a thread.
-_LARGE_BYTES: Final = 256 * 2**10
 
 
 class Lambda:
@@ -88,7 +88,7 @@ class Lambda:
                 f"concurrency={concurrency!r} must be a whole number, 1 or more (or None: ask AWS)"
             )
             raise UsageError(msg)
-        function, named = _parted(function)
+        function, named = parted(function)
         if qualifier is not None and named not in {None, qualifier}:
             msg = f"qualifier={qualifier!r} contradicts {named!r} in the function's name: pass one"
             raise UsageError(msg)
@@ -170,57 +170,18 @@ class Lambda:
 
     async def _look(self) -> None:
         """Ask AWS about function and account."""
-        client = self._invoker.client
-        named: dict[str, Any] = {"FunctionName": self._function}
-        qualified = named | ({"Qualifier": self._qualifier} if self._qualifier else {})
-        found, reserved = await asyncio.gather(
-            self._asked("GetFunctionConfiguration", client.get_function_configuration, qualified),
-            self._asked("GetFunctionConcurrency", client.get_function_concurrency, named),
+        known = await look(
+            self._invoker.client, self._function, self._qualifier, region=self._invoker.region
         )
-        _check_state(self._function, found)
-        most = reserved.get("ReservedConcurrentExecutions")
-        if most is None:
-            account = await self._asked("GetAccountSettings", client.get_account_settings, {})
-            most = account["AccountLimit"]["UnreservedConcurrentExecutions"]
-        elif most == 0:
-            msg = (
-                f"{self._function} has a reserved concurrency of 0, so that nothing of it runs: "
-                "raise it, or remove it (`aws lambda delete-function-concurrency`)"
-            )
-            raise BackendError(msg)
-        self._concurrency = min(most, self._wanted or most) or 1
-        self._invoker.read_timeout_s = found["Timeout"] + _READ_MARGIN_S
-        self._about = About(
-            function=self._function,
-            region=self._invoker.region,
-            memory_mb=found["MemorySize"],
-            timeout_s=found["Timeout"],
-        )
+        self._concurrency = min(known.concurrency, self._wanted or known.concurrency) or 1
+        self._about = known.about
+        self._invoker.read_timeout_s = known.about.timeout_s + _READ_MARGIN_S
         _allow_sockets(self._concurrency)
-
-    async def _asked(self, action: str, call: Any, arguments: dict[str, Any]) -> Any:
-        from botocore.exceptions import BotoCoreError, ClientError
-
-        try:
-            return await call(**arguments)
-        except ClientError as error:
-            told = error.response["Error"]
-            code, message = told.get("Code", ""), told.get("Message", "")
-            if code == "ResourceNotFoundException":
-                where = f"{self._function} in {self._invoker.region}"
-                msg = f"there is no function {where}: check its name and the region, or deploy it"
-            elif code.startswith("AccessDenied"):
-                msg = f"your credentials lack the right lambda:{action} ({message}): add it"
-            else:
-                msg = f"lambda:{action} failed with {code} ({message})"
-            raise BackendError(msg) from error
-        except BotoCoreError as error:
-            raise BackendError(f"lambda:{action} failed: {error}") from error
 
     async def invoke(self, request: Request, started: Callable[[], None]) -> Message:
         """Run one attempt as one invocation.
 
-        Or two: a worker that lacks modules of the user's asks for them, and has run nothing.
+        Or more: a worker that lacks code asks for it, and has run nothing.
         """
         if not self._is_open:
             raise AttemptError(
@@ -230,33 +191,33 @@ class Lambda:
                     is_fatal=True,
                 )
             )
-        tops = await self._tops(request)
-        goes_along = self._shipping.goes_along(request.kernel, tops)
-        reply = await self._exchange(request, tops, started, with_project=goes_along)
-        if lacks_code(reply):
-            await self._shipping.was_lacking(request.kernel, tops)
-            reply = await self._exchange(request, tops, started, with_project=True)
-        return reply
-
-    async def _tops(self, request: Request) -> list[Top]:
         try:
-            return await self._shipping.needed_by(request.kernel)
+            load: Load | None = await self._shipping.first(request)
+            while load is not None:
+                reply = await self._exchange(request, load, started)
+                load = await self._shipping.asked(request, load, reply)
+        except StoreError as error:
+            raise AttemptError(Failure(kind=FailureKind.REFUSED, error=error)) from error
         except FanoutError as error:
             failure = Failure(kind=FailureKind.REFUSED, error=error, is_fatal=True)
             raise AttemptError(failure) from error
+        return reply
 
-    async def _exchange(
-        self,
-        request: Request,
-        tops: list[Top],
-        started: Callable[[], None],
-        *,
-        with_project: bool,
-    ) -> Message:
+    async def _exchange(self, request: Request, load: Load, started: Callable[[], None]) -> Message:
         """One invocation, and its reply."""
         accepts = self._accepts or ("json" if self._is_probing else "bytes")
-        message = request.message(project=tops, with_project=with_project)
-        body = await _encoded(message, accepts)
+        body = await body_of(load.message(request), accepts, request.spill)
+        try:
+            return await self._answered(request, body.content, accepts, started)
+        finally:
+            # An attempt that was lost may still run, and then finds nothing: its end is nobody's
+            # affair any more.
+            if body.spilled is not None and request.spill is not None:
+                request.spill.done([body.spilled])
+
+    async def _answered(
+        self, request: Request, body: bytes, accepts: Accepts, started: Callable[[], None]
+    ) -> Message:
         is_probe = self._accepts is None and accepts == "bytes"
         self._is_probing = self._is_probing or is_probe
         sent_s = time.perf_counter()
@@ -268,7 +229,7 @@ class Lambda:
         failure = self._failure(answer, request, time.perf_counter() - sent_s)
         is_broken = False
         if failure is None:
-            reply, failure = await self._read(answer)
+            reply, failure = await self._read(answer, request.spill)
             is_broken = failure is not None
         elif is_probe and failure.kind is FailureKind.CRASHED:
             # Some stand-ins for Lambda can't hand bytes over at all, and break the environment: so
@@ -318,12 +279,10 @@ class Lambda:
         # The worker's watchdog ends the process when nothing else ends a task.
         return replace(failure, kind=FailureKind.TIMED_OUT, timeout_s=allowed_s)
 
-    async def _read(self, answer: Answer) -> tuple[Message, Failure | None]:
+    async def _read(self, answer: Answer, spill: Spill | None) -> tuple[Message, Failure | None]:
         """The reply; or what it means that it can't be read."""
         try:
-            if sum(map(len, answer.parts)) < _LARGE_BYTES:
-                return read_reply(answer.parts), None
-            return await asyncio.to_thread(read_reply, answer.parts), None
+            return await reply_of(answer.parts, spill), None
         except DecodeError as error:
             if isinstance(error, AlteredError):
                 self._accepts = "json"
@@ -360,50 +319,6 @@ class Lambda:
         self._is_open = False
         await self._shipping.aclose()
         await self._invoker.__aexit__(None, None, None)
-
-
-async def _encoded(message: Message, accepts: Accepts) -> bytes:
-    """The request's body.
-
-    Raises:
-        AttemptError: It is larger than Lambda takes.
-    """
-    size = message.payload.nbytes
-    if size * 4 // 3 > LIMIT_BYTES:  # no need to encode what is too large in any case
-        raise AttemptError(_too_large(size * 4 // 3))
-    if size < _LARGE_BYTES:
-        body = request_body(message, accepts=accepts)
-    else:
-        body = await asyncio.to_thread(request_body, message, accepts=accepts)
-    if len(body) > LIMIT_BYTES:
-        raise AttemptError(_too_large(len(body)))
-    return body
-
-
-def _too_large(size: int) -> Failure:
-    detail = (
-        f"its chunk and kernel are {size / 1e6:,.1f} MB encoded, and a request of Lambda holds "
-        f"{LIMIT_BYTES / 1e6:,.1f} MB: make chunks smaller, or pass a path or a range and let the "
-        "kernel read it"
-    )
-    return Failure(kind=FailureKind.REFUSED, detail=detail)
-
-
-def _parted(function: str) -> tuple[str, str | None]:
-    """Name or ARN of a function, and the version or alias at its end, if there is one."""
-    parts = function.split(":")
-    usual = 7 if parts[0] == "arn" else 3 if "function" in parts else 1
-    if len(parts) == usual + 1:
-        return ":".join(parts[:-1]), parts[-1]
-    return function, None
-
-
-def _check_state(function: str, found: dict[str, Any]) -> None:
-    state = found.get("State", "Active")
-    if state == "Failed":
-        reason = found.get("StateReason", "no reason given")
-        msg = f"the function {function} is in the state Failed ({reason}): deploy it again"
-        raise BackendError(msg)
 
 
 def _allow_sockets(count: int) -> None:

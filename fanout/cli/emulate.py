@@ -8,6 +8,7 @@ import os
 import shlex
 import signal
 import sys
+import tempfile
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -16,6 +17,8 @@ from fanout.cli import Command, say
 from fanout.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from fanout.emulator import Counts, Emulator
 
 # How often what has happened is told, if anything has.
@@ -103,6 +106,7 @@ def command(
 
     COMMAND runs with the environment variables that lead AWS's clients, and fanout, there; its exit
     code is the exit code. Without a command, the variables go to stdout and it serves until Ctrl-C.
+    FANOUT_STORE, unless you have set it, is a folder that lasts as long: for large data.
 
     Faults: throttle, error_500, error_502, error_503, reset_before, reset_during, reset_after,
     hang, truncate, corrupt, duplicate, slow_start, slow_environment; also reason, code_502,
@@ -124,15 +128,22 @@ def _show(log: str) -> None:
 
 
 async def _run(emulator: Emulator, command_line: tuple[str, ...]) -> int:
-    async with emulator:
-        code = await (_with(emulator, command_line) if command_line else _serve(emulator))
-        say(f"the emulator has ended: {_told(emulator.counts)}")
+    with tempfile.TemporaryDirectory(prefix="fanout-store-", ignore_cleanup_errors=True) as folder:
+        async with emulator:
+            variables = emulator.variables
+            if not os.environ.get("FANOUT_STORE"):
+                variables["FANOUT_STORE"] = folder
+            if command_line:
+                code = await _with(variables, command_line)
+            else:
+                code = await _serve(emulator, variables)
+            say(f"the emulator has ended: {_told(emulator.counts)}")
     return code
 
 
-async def _serve(emulator: Emulator) -> int:
+async def _serve(emulator: Emulator, variables: Mapping[str, str]) -> int:
     """Serve until told to end."""
-    for name, value in emulator.variables.items():
+    for name, value in variables.items():
         click.echo(f"export {name}={shlex.quote(value)}")
     sys.stdout.flush()
     say(
@@ -152,12 +163,12 @@ async def _serve(emulator: Emulator) -> int:
     return 0
 
 
-async def _with(emulator: Emulator, command_line: tuple[str, ...]) -> int:
+async def _with(variables: Mapping[str, str], command_line: tuple[str, ...]) -> int:
     """Run a command that is directed here; returns its exit code."""
     loop = asyncio.get_running_loop()
     try:
         process = await asyncio.create_subprocess_exec(
-            *command_line, env={**os.environ, **emulator.variables}
+            *command_line, env={**os.environ, **variables}
         )
     except OSError as error:
         msg = f"{command_line[0]!r} can't be run ({error.strerror}): give a command that exists"

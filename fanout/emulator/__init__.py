@@ -7,11 +7,11 @@
 
 Behind Lambda's own API each execution environment is a process that runs AWS's runtime client
 (`awslambdaric`) over the Runtime API: cold and warm starts, timeouts, crashes, memory limits, size
-limits, throttles and logs are as on Lambda, and `Faults` adds what goes wrong now and then. Needs
-`pip install 'fanout-lambda[emulator]'`; neither Docker nor an account.
+limits, throttles, temporary files and logs are as on Lambda, and `Faults` adds what goes wrong now
+and then. Needs `pip install 'fanout-lambda[emulator]'`; neither Docker nor an account.
 
-What it does not emulate: CPU shares (memory doesn't change the speed), a file system of its own,
-/tmp per environment, IAM, more than one function, response streaming.
+What it does not emulate: CPU shares (memory doesn't change the speed), a file system of its own
+(but TMPDIR, a folder per environment), IAM, more than one function, response streaming.
 """
 
 from fanout.emulator.faults import Faults

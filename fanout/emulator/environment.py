@@ -12,6 +12,8 @@ import asyncio
 import enum
 import math
 import os
+import shutil
+import tempfile
 import time
 import uuid
 from pathlib import Path
@@ -73,6 +75,7 @@ class Environment:
         self._starts = starts
         self._on_death = on_death
         self._group: Group | None = None
+        self._temporary: str | None = None  # its own, as /tmp is on Lambda
         self._api = RuntimeApi(function.arn, on_next=self._asked, on_end=self._ended)
         self._process: Process | None = None
         self._replaced: Process | None = None  # it took too long to start
@@ -145,7 +148,8 @@ class Environment:
         runtime_api = await self._api.start()
         if self._hierarchy is not None:
             self._group = self._hierarchy.make(self._function.memory_mb)
-        command = self._command(runtime_api)
+        self._temporary = tempfile.mkdtemp(prefix="fanout-environment-")
+        command = self._command(runtime_api, self._temporary)
         async with self._starts.place():
             return await self._started(command)
 
@@ -186,7 +190,7 @@ class Environment:
         )
         return process
 
-    def _command(self, runtime_api: str) -> Command:
+    def _command(self, runtime_api: str, temporary: str) -> Command:
         function = self._function
         day = time.strftime("%Y/%m/%d", time.gmtime())
         variables = function.variables(
@@ -197,7 +201,7 @@ class Environment:
         return Command(
             python=function.python,
             handler=function.handler,
-            environment=variables,
+            environment={"TMPDIR": temporary, **variables},
             folder=function.path[0] if Path(function.path[0]).is_dir() else str(Path.cwd()),
             group=self._group,
             data_bytes=None if self._group else function.memory_mb * 1024 * 1024,
@@ -218,6 +222,8 @@ class Environment:
             if process is not None:
                 await process.wait()
         await self._api.aclose()
+        if self._temporary is not None:
+            await asyncio.to_thread(shutil.rmtree, self._temporary, ignore_errors=True)
         if self._group is not None:
             await self._remove(self._group)
 

@@ -1,4 +1,4 @@
-"""The objects that an environment has fetched, so that each is fetched once.
+"""The objects that an environment has fetched, from whatever stores, so that each is fetched once.
 
 They are kept in memory, those used longest ago making room, and as files, which a restarted worker
 of the same environment finds again. Whatever comes from outside this process is checked against
@@ -25,42 +25,41 @@ from fanout.far_stores.directory import mapped, write_whole
 if TYPE_CHECKING:
     from fanout.far_stores import FarStore
 
-DISK: Final = Path("/tmp/fanout-cache")  # noqa: S108  only used if it is our own: see `_is_ours`
+# Only used if it is our own: see `_is_ours`.
+DISK: Final = Path(os.environ.get("TMPDIR") or "/tmp", "fanout-cache")  # noqa: S108
 # Where nothing says how much memory there is.
 _MEMORY_BYTES: Final = 512 << 20
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
 
 class Cache:
-    """Objects by their digest.
+    """Objects by their digest: what has the same one is the same, wherever it came from.
 
     Args:
-        store: Where they are fetched from.
         memory_bytes: How many bytes of them stay in memory; default a quarter of the function's
             memory, 512 MiB outside Lambda. One object stays even if it is larger.
-        disk: Directory for copies; none is made of what is in a local store.
+        disk: Directory for copies; none is made of what comes from a local store.
         disk_bytes: How many bytes of copies; default half of what the disk has left for them.
     """
 
     def __init__(
         self,
-        store: FarStore,
         *,
         memory_bytes: int | None = None,
         disk: Path = DISK,
         disk_bytes: int | None = None,
     ) -> None:
-        self._store = store
         self._memory_bytes = _quarter_of_memory() if memory_bytes is None else memory_bytes
-        self._disk = None if store.is_local else _Disk(disk, disk_bytes)
+        self._disk = _Disk(disk, disk_bytes)
         self._lock = threading.Lock()
         self._kept: OrderedDict[str, memoryview] = OrderedDict()
         self._fetching: weakref.WeakValueDictionary[str, _Turn] = weakref.WeakValueDictionary()
 
-    def object(self, digest: str, nbytes: int) -> memoryview:
+    def object(self, store: FarStore, digest: str, nbytes: int) -> memoryview:
         """An object, read-only: from memory, disk or store, in that order.
 
         Args:
+            store: Has it.
             digest: Its sha256, hexadecimal.
             nbytes: Its size.
 
@@ -80,22 +79,22 @@ class Cache:
                     return _of_size(self._kept[digest], digest, nbytes)
                 # Before it is fetched, so that the old ones and it need not fit together.
                 self._make_room(nbytes)
-            found = self._fetched(digest, nbytes)
+            found = self._fetched(store, digest, nbytes)
             with self._lock:
                 self._make_room(nbytes)
                 self._kept[digest] = found
             return found
 
-    def _fetched(self, digest: str, nbytes: int) -> memoryview:
-        if self._disk is not None:
+    def _fetched(self, store: FarStore, digest: str, nbytes: int) -> memoryview:
+        if not store.is_local:
             copy = self._disk.get(digest, nbytes)
             if copy is not None:
                 return copy
-        found = self._store.get(f"objects/{digest}", stop=nbytes)
+        found = store.get(f"objects/{digest}", stop=nbytes)
         _of_size(found, digest, nbytes)
         if hashlib.sha256(found).hexdigest() != digest:
             raise _damaged(digest, "its bytes have another sha256")
-        if self._disk is not None:
+        if not store.is_local:
             self._disk.put(digest, found)
         return found
 

@@ -14,6 +14,8 @@ _KEY: Final = re.compile(rf"{_PART}(?:/{_PART})*")
 # Of S3.
 _MOST_BYTES: Final = 1024
 _SHOWN: Final = 100
+# It becomes part of a request, and comes from outside.
+_ETAG: Final = re.compile(r'"[!#-~]+"')
 
 
 def checked_key(key: str) -> str:
@@ -41,6 +43,18 @@ def readable_key(key: str) -> str:
         msg = f"{key[:_SHOWN]!r} is no key of S3: 1 to {_MOST_BYTES} bytes, all of them printable"
         raise StoreError(msg)
     return key
+
+
+def checked_etag(etag: str) -> str:
+    """The ETag, if it is one that S3 gives: printable, in quotes.
+
+    Raises:
+        StoreError: It isn't.
+    """
+    if len(etag) > _MOST_BYTES or _ETAG.fullmatch(etag) is None:
+        msg = f"{etag[:_SHOWN]!r} is no ETag: pass it as S3 gives it, with its quotes"
+        raise StoreError(msg)
+    return etag
 
 
 def check_range(start: int, stop: int | None) -> None:

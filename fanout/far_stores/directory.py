@@ -42,7 +42,14 @@ class DirectoryStore:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = Path(path)
 
-    def get(self, key: str, *, start: int = 0, stop: int | None = None) -> memoryview:
+    def get(
+        self,
+        key: str,
+        *,
+        start: int = 0,
+        stop: int | None = None,
+        etag: str | None = None,  # noqa: ARG002  files have none, and here they never change
+    ) -> memoryview:
         """The bytes [start, stop) of an object: its file, mapped."""
         check_range(start, stop)
         path = self._path_of(key)
@@ -57,7 +64,13 @@ class DirectoryStore:
         with self._told(key, "read"):
             return path.stat().st_size
 
-    def put(self, key: str, parts: Sequence[Buffer]) -> None:
+    def put(
+        self,
+        key: str,
+        parts: Sequence[Buffer],
+        *,
+        digest: str | None = None,  # noqa: ARG002  nothing here needs it
+    ) -> None:
         """Write an object, unless it is there."""
         path = self._path_of(key)
         with self._told(key, "write"):

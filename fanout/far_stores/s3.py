@@ -1,37 +1,41 @@
 """A store in S3, spoken to by requests of our own: GET with a range, PUT, DELETE.
 
-Requests that fail for a passing reason are sent
-again here, and nowhere else, since all of them may be repeated: objects never change. Credentials
-are those of the environment at the moment of a request, as Lambda sets them.
+Requests that fail for a passing reason are sent again here, and nowhere else, since all of them
+may be repeated: objects never change. Credentials are those of the environment at the moment of a
+request, as Lambda sets them; what else the environment says, see `s3_settings`.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
-import os
 import random
 import re
 import time
 from http.client import HTTPException
 from typing import TYPE_CHECKING, Final, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from fanout.errors import StoreError
-from fanout.far_stores.checks import check_range, checked_key, readable_key
+from fanout.far_stores.checks import check_range, checked_etag, checked_key, readable_key
 from fanout.far_stores.s3_answers import (
+    ExchangedError,
     NoSuchRangeError,
     PassingError,
     Place,
     Refusal,
     error_of,
-    partition,
     refusal,
 )
 from fanout.far_stores.s3_download import Download, total_of
 from fanout.far_stores.s3_http import Connections, error_body
+from fanout.far_stores.s3_settings import (
+    configured_endpoint,
+    credentials,
+    https_proxy,
+    own_host,
+)
 from fanout.far_stores.s3_signing import quoted, signed
-from fanout.sigv4 import Credentials
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -58,7 +62,7 @@ class S3Store:
         bucket: Its name.
         prefix: What keys begin with; taken as it is, so it ends with a slash if it is a folder.
         region: Where the bucket is.
-        endpoint: URL of what stands in for S3; None for AWS.
+        endpoint: URL of what stands in for S3; None for what the environment says, or AWS.
         kms_key: Id of the KMS key to encrypt with; None leaves that to the bucket.
         rng: For the back-off.
         sleep: For the back-off, seconds.
@@ -86,25 +90,29 @@ class S3Store:
         self._kms_key = kms_key
         self._rng = rng or random.Random()  # noqa: S311  jitter
         self._sleep = sleep
-        url = urlsplit(endpoint or _address(bucket, region))
-        if url.scheme not in {"http", "https"} or not url.hostname:
-            msg = f"{endpoint!r} is no endpoint: pass a URL like https://host:port, or None for AWS"
-            raise StoreError(msg)
+        endpoint = endpoint or configured_endpoint()
         # A certificate covers one name before the region, so a name with dots goes into the path.
         is_in_path = bool(endpoint) or "." in bucket
+        own = own_host(region)
+        url, port = _parsed(endpoint or f"https://{own if is_in_path else f'{bucket}.{own}'}")
         folder = url.path.rstrip("/")
         self._root = f"{folder}/{quoted(bucket)}/" if is_in_path else "/"
         self._host = url.netloc.rpartition("@")[2]
-        self._connections = Connections(url.hostname, url.port, is_tls=url.scheme == "https")
+        self._name = url.hostname or ""
+        self._is_tls = url.scheme == "https"
+        self._connections = Connections(self._name, port, is_tls=self._is_tls)
 
-    def get(self, key: str, *, start: int = 0, stop: int | None = None) -> memoryview:
+    def get(
+        self, key: str, *, start: int = 0, stop: int | None = None, etag: str | None = None
+    ) -> memoryview:
         """The bytes [start, stop) of an object; many come in parts, several at a time."""
         check_range(start, stop)
         readable_key(key)
+        meant = None if etag is None else checked_etag(etag)
         if stop == start:
             return memoryview(b"")
         ask = functools.partial(self._ask_range, key)
-        return Download(ask, self._shown(key), start, stop).run()
+        return Download(ask, self._shown(key), start, stop, meant).run()
 
     def size(self, key: str) -> int:
         """How many bytes an object has."""
@@ -119,7 +127,7 @@ class S3Store:
         except NoSuchRangeError as error:
             return error.nbytes
 
-    def put(self, key: str, parts: Sequence[Buffer]) -> None:
+    def put(self, key: str, parts: Sequence[Buffer], *, digest: str | None = None) -> None:
         """Make an object, unless it is there."""
         views = [memoryview(part) for part in parts]
         body = [view.cast("B") for view in views if view.nbytes]  # nothing can't be cast
@@ -130,9 +138,6 @@ class S3Store:
                 "a time: return less from a kernel, or make chunks smaller"
             )
             raise StoreError(msg)
-        digest = hashlib.sha256()
-        for part in body:
-            digest.update(part)
         headers = {"If-None-Match": "*"}
         if self._kms_key:
             headers["x-amz-server-side-encryption"] = "aws:kms"
@@ -144,7 +149,7 @@ class S3Store:
                 self._expect(response, {200, 201, 204}, "PUT", key)
             error_body(response)
 
-        self._repeated("PUT", checked_key(key), headers, body, digest.hexdigest(), read)
+        self._repeated("PUT", checked_key(key), headers, body, digest or _sha256(body), read)
 
     def delete(self, key: str) -> None:
         """Remove an object, if it is there."""
@@ -164,16 +169,29 @@ class S3Store:
         """Close idle connections."""
         self._connections.close()
 
-    def _ask_range(self, key: str, start: int, stop: int, read: Callable[[HTTPResponse], _T]) -> _T:
+    def _ask_range(
+        self,
+        key: str,
+        start: int,
+        stop: int,
+        read: Callable[[HTTPResponse], _T],
+        etag: str | None = None,
+    ) -> _T:
         """GET a range, as often as it takes; gives what `read` makes of the answer.
 
         Raises:
             StoreError: It can't be had.
             NoSuchRangeError: The object ends before it.
+            ExchangedError: It has another ETag.
         """
         headers = {"Range": f"bytes={start}-{stop - 1}"}
+        if etag is not None:
+            headers["If-Match"] = etag
 
         def checked(response: HTTPResponse) -> _T:
+            if response.status == 412 and etag is not None:
+                error_body(response)
+                raise ExchangedError
             if response.status == 416:
                 refused = _refused(response)
                 if refused.nbytes is None:
@@ -222,7 +240,7 @@ class S3Store:
                 path=path,
                 headers={"Host": self._host, **headers},
                 body_digest=body_digest,
-                credentials=_credentials(),
+                credentials=credentials(),
                 region=self._place.region,
                 now_s=time.time(),
             )
@@ -250,30 +268,39 @@ class S3Store:
                 f"{said} ({how}): name the certificates to trust in AWS_CA_BUNDLE, or see who "
                 f"answers at {self._host}"
             )
+        said = f"{said} {ATTEMPTS} times, the last time by {how}"
+        if self._is_tls and https_proxy(self._name):
+            return StoreError(
+                f"{said}: see whether {self._host} can be reached through the proxy that "
+                "HTTPS_PROXY names, or add it to NO_PROXY"
+            )
         return StoreError(
-            f"{said} {ATTEMPTS} times, the last time by {how}: see whether {self._host} can be "
-            "reached from there; a function in a VPC needs a gateway endpoint for S3"
+            f"{said}: see whether {self._host} can be reached from there; a function in a VPC "
+            "needs a gateway endpoint for S3"
         )
 
 
-def _address(bucket: str, region: str) -> str:
-    domain = "amazonaws.com.cn" if partition(region) == "aws-cn" else "amazonaws.com"
-    host = f"s3.{region}.{domain}"
-    return f"https://{host}" if "." in bucket else f"https://{bucket}.{host}"
-
-
-def _credentials() -> Credentials:
-    """Those of the environment, as they are now."""
-    access_key = os.environ.get("AWS_ACCESS_KEY_ID")
-    secret_key = os.environ.get("AWS_SECRET_ACCESS_KEY")
-    if not access_key or not secret_key:
+def _parsed(endpoint: str) -> tuple[SplitResult, int | None]:
+    """An endpoint, and its port."""
+    try:
+        url = urlsplit(endpoint)
+        port = url.port
+    except ValueError:
+        url, port = SplitResult("", "", "", "", ""), None
+    if url.scheme not in {"http", "https"} or not url.hostname:
         msg = (
-            "there are no credentials for S3: Lambda sets AWS_ACCESS_KEY_ID and "
-            "AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN) from the function's role; elsewhere, "
-            "set them"
+            f"{endpoint!r} is no endpoint: pass a URL like https://host:port, or None for AWS (and "
+            "see AWS_ENDPOINT_URL_S3 and AWS_ENDPOINT_URL at the worker)"
         )
         raise StoreError(msg)
-    return Credentials(access_key, secret_key, os.environ.get("AWS_SESSION_TOKEN") or None)
+    return url, port
+
+
+def _sha256(body: Iterable[memoryview]) -> str:
+    digest = hashlib.sha256()
+    for part in body:
+        digest.update(part)
+    return digest.hexdigest()
 
 
 def _refused(response: HTTPResponse) -> Refusal:

@@ -55,6 +55,10 @@ class NoSuchRangeError(Exception):
         self.nbytes = nbytes
 
 
+class ExchangedError(Exception):
+    """An object that no longer is the one that is meant, by its ETag."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
     """A part of a bucket.
@@ -153,6 +157,8 @@ def _remedy(refused: Refusal, method: str, key: str, place: Place) -> str:
             "the credentials are wrong: see to AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and "
             "AWS_SESSION_TOKEN, which belong together"
         )
+    if refused.code == "XAmzContentSHA256Mismatch":
+        return "the bytes changed while they were sent: leave them alone until the call returns"
     if refused.code == "RequestTimeTooSkewed":
         return "this machine's clock is wrong: set it"
     if "kms" in f"{refused.code} {refused.message}".lower():

@@ -3,6 +3,9 @@
 The first answer says how large the object is. Only then is there a buffer, and are there threads,
 if one request isn't enough; they and the caller take parts until none is left. So what is small
 takes one request, and what is large no request more than it has parts.
+
+All parts are of one object: each is asked for by the ETag that planning or the first answer gave,
+as another object may have come under the same key, of the same size.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from fanout.errors import StoreError
 from fanout.far_stores.checks import range_end
-from fanout.far_stores.s3_answers import NoSuchRangeError, PassingError
+from fanout.far_stores.s3_answers import ExchangedError, NoSuchRangeError, PassingError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,8 +34,13 @@ _MAPPED_BYTES: Final = 1 << 20
 class Ask(Protocol):
     """Asks for the bytes [start, stop) until they are read, or raises `StoreError`."""
 
-    def __call__(self, start: int, stop: int, read: Callable[[HTTPResponse], None]) -> None:
-        """Raises `NoSuchRangeError` if there are none; `read` may raise `PassingError`."""
+    def __call__(
+        self, start: int, stop: int, read: Callable[[HTTPResponse], None], etag: str | None
+    ) -> None:
+        """Raises `NoSuchRangeError` if there are none, `ExchangedError` if the ETag is another.
+
+        `read` may raise `PassingError`.
+        """
 
 
 class Download:
@@ -43,13 +51,18 @@ class Download:
         what: The object, for messages.
         start: The first byte.
         stop: Behind the last one, or None for all.
+        etag: Of the object that was planned with, or None for the one that is there.
     """
 
-    def __init__(self, ask: Ask, what: str, start: int, stop: int | None) -> None:
+    def __init__(
+        self, ask: Ask, what: str, start: int, stop: int | None, etag: str | None = None
+    ) -> None:
         self._ask = ask
         self._what = what
         self._start = start
         self._stop = stop
+        self._etag = etag
+        self._is_planned = etag is not None
         self._total = -1
         self._buffer = memoryview(b"")
         self._lock = threading.Lock()
@@ -80,11 +93,15 @@ class Download:
         """Fetch the bytes [at, end) of the buffer."""
 
         def read(response: HTTPResponse) -> None:
+            total, etag = total_of(response), etag_of(response)
+            # Also looked at here, since not all that stand in for S3 look at If-Match.
+            if self._etag is not None and etag is not None and etag != self._etag:
+                raise ExchangedError
             if self._total < 0:
-                self._begin(total_of(response), end)
-            elif total_of(response) != self._total:
-                msg = f"{self._what} was exchanged under way: run again, so that it is put anew"
-                raise StoreError(msg)
+                self._etag = etag if self._etag is None else self._etag
+                self._begin(total, end)
+            elif total != self._total:
+                raise ExchangedError
             left = self._buffer[at:end]
             while left:
                 count = response.readinto(left)
@@ -93,7 +110,16 @@ class Download:
                     raise PassingError(msg)
                 left = left[count:]
 
-        self._ask(self._start + at, self._start + end, read)
+        try:
+            self._ask(self._start + at, self._start + end, read, self._etag)
+        except ExchangedError:
+            raise self._exchanged() from None
+
+    def _exchanged(self) -> StoreError:
+        if self._is_planned:
+            return StoreError(f"{self._what} changed since it was planned: plan again")
+        msg = f"{self._what} was exchanged under way: run again, so that it is put anew"
+        return StoreError(msg)
 
     def _begin(self, total: int, first_end: int) -> None:
         """Make room, and have threads fetch what the first answer doesn't bring."""
@@ -112,6 +138,8 @@ class Download:
             self._threads.append(thread)
 
     def _end(self, total: int) -> int:
+        if self._is_planned and total < max(self._start, self._stop or 0):
+            raise self._exchanged()
         return range_end(self._what, total, self._start, self._stop)
 
     def _help(self) -> None:
@@ -148,6 +176,13 @@ def total_of(response: HTTPResponse) -> int:
         msg = "the endpoint doesn't say how large an object is: use S3 itself"
         raise StoreError(msg)
     return int(told)
+
+
+def etag_of(response: HTTPResponse) -> str | None:
+    """The ETag of the object, in quotes; None if there is none to ask by."""
+    told: str = response.headers.get("ETag", "").strip()
+    # A weak one (which S3 doesn't give) never matches.
+    return None if not told or told.startswith("W/") else f'"{told.strip(chr(34))}"'
 
 
 def _room(nbytes: int) -> memoryview:

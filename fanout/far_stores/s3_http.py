@@ -1,26 +1,37 @@
 """Connections to one host, kept alive, over `http.client`.
 
-A connection that was idle may have been closed by the other side, most of all when Lambda froze
-the environment in between; a request that finds it so is sent again on a new one. Every other
-failure is the caller's to judge.
+They outlive the tasks that made them, and a connection that was idle may have been closed by the
+other side, most of all when Lambda froze the environment in between; a request that finds it so is
+sent again on another one. Every other failure is the caller's to judge.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
+import time
 from collections import deque
-from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from http.client import (
+    HTTPS_PORT,
+    HTTPConnection,
+    HTTPException,
+    HTTPResponse,
+    HTTPSConnection,
+)
 from typing import TYPE_CHECKING, Final
+
+from fanout.far_stores.s3_settings import https_proxy, proxy_headers, proxy_port, trust
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 # Without a way to S3 (a VPC with no endpoint) nothing answers at all: say so soon.
 _CONNECT_S: Final = 5.0
 # Without a byte in either direction.
 _SILENT_S: Final = 30.0
+# S3 closes what is idle after some seconds, and says so; a NAT forgets it after 350 s, and may not:
+# then a request would be silent for the time above. AWS's SDK for Java lets go after as long.
+_IDLE_S: Final = 60.0
 # `sendall` must end within the timeout, so a body goes in pieces.
 _PIECE_BYTES: Final = 1 << 20
 # So much of an error is read, that its connection can be used again.
@@ -34,14 +45,24 @@ class Connections:
         host: Name or address.
         port: None for the scheme's own.
         is_tls: Whether it speaks https.
+        clock: Seconds, for how long they were idle.
     """
 
-    def __init__(self, host: str, port: int | None, *, is_tls: bool) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int | None,
+        *,
+        is_tls: bool,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._host = host
         self._port = port
         self._is_tls = is_tls
         self._context: ssl.SSLContext | None = None
-        self._idle: deque[HTTPConnection] = deque()  # its append and pop are atomic
+        self._clock = clock
+        # With the time when they were idle first; its append and pop are atomic.
+        self._idle: deque[tuple[HTTPConnection, float]] = deque()
 
     @contextlib.contextmanager
     def answer(
@@ -59,7 +80,7 @@ class Connections:
         finally:
             # An answer closes itself when all of it has been read, whatever was thought of it.
             if response.isclosed() and not response.will_close:
-                self._idle.append(connection)
+                self._idle.append((connection, self._clock()))
             else:
                 response.close()
                 connection.close()
@@ -68,7 +89,7 @@ class Connections:
         """Close what is idle."""
         with contextlib.suppress(IndexError):
             while True:
-                self._idle.pop().close()
+                self._idle.pop()[0].close()
 
     def _asked(
         self, method: str, path: str, headers: Mapping[str, str], body: Sequence[memoryview]
@@ -87,7 +108,11 @@ class Connections:
 
     def _taken(self) -> tuple[HTTPConnection, bool]:
         with contextlib.suppress(IndexError):
-            return self._idle.pop(), True
+            while True:
+                connection, since_s = self._idle.pop()
+                if self._clock() - since_s < _IDLE_S:
+                    return connection, True
+                connection.close()
         connection = self._new()
         try:
             connection.connect()
@@ -101,12 +126,18 @@ class Connections:
         if not self._is_tls:
             return HTTPConnection(self._host, self._port, timeout=_CONNECT_S)
         if self._context is None:
-            import ssl
-
-            # As the AWS SDKs do, for a machine behind a proxy with a certificate of its own.
-            authorities = os.environ.get("AWS_CA_BUNDLE") or None
-            self._context = ssl.create_default_context(cafile=authorities)
-        return HTTPSConnection(self._host, self._port, timeout=_CONNECT_S, context=self._context)
+            self._context = trust()
+        proxy = https_proxy(self._host)
+        if proxy is None or proxy.hostname is None:
+            return HTTPSConnection(
+                self._host, self._port, timeout=_CONNECT_S, context=self._context
+            )
+        connection = HTTPSConnection(
+            proxy.hostname, proxy_port(proxy), timeout=_CONNECT_S, context=self._context
+        )
+        # TLS is spoken with the host, through the proxy.
+        connection.set_tunnel(self._host, self._port or HTTPS_PORT, proxy_headers(proxy))
+        return connection
 
 
 def error_body(response: HTTPResponse) -> bytes:

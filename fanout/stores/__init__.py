@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from fanout.errors import UsageError
 from fanout.stores.directory import DirectoryStore
+from fanout.stores.run_objects import RunObjects
 from fanout.stores.s3 import S3Store
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from fanout.codec.parts import Buffer
 
-__all__ = ["DirectoryStore", "S3Store", "Store", "store_of"]
+__all__ = ["DirectoryStore", "RunObjects", "S3Store", "Store", "store_of"]
 
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://(.*)", re.DOTALL)
 
@@ -88,6 +89,16 @@ class Store(Protocol):
 
         Raises:
             StoreError: Some can't be removed; says what to do.
+        """
+
+    async def folders(self, prefix: str) -> list[str]:
+        """The prefixes of keys, up to the next slash and with it, that begin like this.
+
+        Args:
+            prefix: Ends in a slash.
+
+        Raises:
+            StoreError: It can't be listed; says what to do.
         """
 
 

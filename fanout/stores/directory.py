@@ -125,6 +125,10 @@ class DirectoryStore:
         folder, _, start = check_prefix(prefix).rpartition("/")
         await self._in_thread(_delete_below, self._path / folder, start)
 
+    async def folders(self, prefix: str) -> list[str]:
+        """The directories below one."""
+        return await self._in_thread(_folders, self._path, check_prefix(prefix))
+
     def _put(self, path: Path, parts: Sequence[Buffer]) -> bool:
         try:
             if path.exists():
@@ -212,6 +216,16 @@ def _delete_below(folder: Path, start: str) -> None:
         return
     except OSError as error:
         raise StoreError(f"{folder} can't be deleted: {_remedy(error)}") from error
+
+
+def _folders(root: Path, prefix: str) -> list[str]:
+    try:
+        found = (root / prefix).iterdir()
+        return sorted(f"{prefix}{folder.name}/" for folder in found if folder.is_dir())
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise StoreError(f"{root / prefix} can't be listed: {_remedy(error)}") from error
 
 
 def _delete_folder(folder: Path) -> None:

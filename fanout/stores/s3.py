@@ -21,7 +21,7 @@ from fanout.stores.s3_parts import LEAST_PART_BYTES, PartUploads
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
     import aioboto3
 
@@ -174,15 +174,27 @@ class S3Store:
 
     async def delete_prefix(self, prefix: str) -> None:
         """Delete all objects whose keys begin like this."""
-        start = self._prefix + check_prefix(prefix)
-        what = f"{self._url(start)}* can't be listed"
-        more: dict[str, str] = {}
-        while True:
-            page = await self._s3.call(what, "list_objects_v2", Prefix=start, **more)
+        async for page in self._pages(Prefix=self._prefix + check_prefix(prefix)):
             await self._delete([found["Key"] for found in page.get("Contents", ())])
+
+    async def folders(self, prefix: str) -> list[str]:
+        """The prefixes of keys, up to the next slash, that begin like this."""
+        start = self._prefix + check_prefix(prefix)
+        return [
+            found["Prefix"].removeprefix(self._prefix)
+            async for page in self._pages(Prefix=start, Delimiter="/")
+            for found in page.get("CommonPrefixes", ())
+        ]
+
+    async def _pages(self, **wanted: str) -> AsyncIterator[Mapping[str, Any]]:
+        """What is found, a thousand at a time."""
+        what = f"{self._url(wanted['Prefix'])}* can't be listed"
+        while True:
+            page = await self._s3.call(what, "list_objects_v2", **wanted)
+            yield page
             if not page.get("IsTruncated"):
                 return
-            more = {"ContinuationToken": page["NextContinuationToken"]}
+            wanted["ContinuationToken"] = page["NextContinuationToken"]
 
     def _url(self, name: str) -> str:
         return f"s3://{self._bucket}/{name}"

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias, cast
 import numpy as np
 
 from fanout.codec import decode, encode
-from fanout.lambda_wire import read_reply, reply_body, request_body
+from fanout.lambda_wire import parts_of, read_reply, reply_body, request_body
 from fanout.wire import Message
 
 if TYPE_CHECKING:
@@ -109,15 +109,17 @@ class OwnWire:
 
     def request(self, array: Array) -> list[bytes]:
         message = Message({"kernel": {}}, encode([array]))
-        return [request_body(message, accepts="bytes")]
+        return [request_body(parts_of(message), accepts="bytes")]
 
     def answer(self, array: Array) -> bytes:
-        reply = reply_body(Message({"report": {}}, encode([array])), "bytes")
+        reply = reply_body(parts_of(Message({"report": {}}, encode([array]))), "bytes")
         assert isinstance(reply, bytes)
         return reply
 
     def read(self, body: bytes) -> Array:
-        (array,) = decode(read_reply([body]).payload)
+        reply = read_reply([body])
+        assert isinstance(reply, Message)
+        (array,) = decode(reply.payload)
         return cast("Array", array)
 
 

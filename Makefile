@@ -28,10 +28,11 @@ format: $(VENV)/.test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.test
+bench: $(VENV)/.test $(STANDS)/.installed
 	$(BIN)/python tests/bench/local_overhead.py
 	$(BIN)/python tests/bench/invoke_path.py
 	$(BIN)/python tests/bench/emulator_rate.py
+	$(BIN)/python tests/bench/data_path.py
 
 clean:
 	rm -rf $(VENV) $(STANDS) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

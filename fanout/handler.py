@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from fanout.errors import StoreError
 from fanout.lambda_wire import (
     message_of,
-    parts_of,
     read_request,
     reply_body,
+    reply_parts,
     reply_room,
     spilled_reply,
 )
@@ -71,11 +71,11 @@ def handle(event: object, context: Context) -> bytes | dict[str, Any]:
                 reply_bytes=math.inf if prefix else reply_room(arrived.accepts) - _HEAD_BYTES,
             ),
         )
-        parts = parts_of(reply)
+        parts = reply_parts(reply)
         if prefix and size_of(parts) > reply_room(arrived.accepts):
             return spilled_reply(_stored(parts, prefix, message.head["store"]))
     except StoreError as error:
-        parts = parts_of(refused("store", str(error)))
+        parts = reply_parts(refused("store", str(error)))
     return reply_body(parts, arrived.accepts)
 
 
@@ -99,5 +99,5 @@ def _stored(parts: list[Buffer], prefix: str, locator: dict[str, Any]) -> Spille
     spilled = Spilled(
         key=f"{prefix}{uuid.uuid4().hex}", nbytes=size_of(parts), digest=digest_of(parts)
     )
-    kept_store(locator).put(spilled.key, parts)
+    kept_store(locator).put(spilled.key, parts, digest=spilled.digest)
     return spilled

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 import numpy as np
 
 from fanout.errors import DecodeError, ProtocolError
+from fanout.packing import ANSWER_BYTES_PER_S, REQUEST_BYTES_PER_S, packed, unpacked
 from fanout.spilled import Spilled, size_of
 from fanout.wire import PROTOCOL, Message, frame, frame_bytes, unframe
 
@@ -78,13 +79,18 @@ class Arrived:
     accepts: Accepts
 
 
-def parts_of(message: Message) -> list[Buffer]:
-    """A message as it is carried or stored, in pieces."""
-    return frame(message)
+def request_parts(message: Message) -> list[Buffer]:
+    """A request as it is carried or stored, in pieces; smaller than it was, where that pays."""
+    return frame(packed(message, bytes_per_s=REQUEST_BYTES_PER_S))
+
+
+def reply_parts(message: Message) -> list[Buffer]:
+    """The same of a reply."""
+    return frame(packed(message, bytes_per_s=ANSWER_BYTES_PER_S))
 
 
 def message_of(parts: Sequence[Buffer]) -> Message:
-    """What `parts_of` was given, in memory of its own, so that arrays in it can be written to.
+    """What came of a message in pieces, in memory of its own, so that its arrays can be written to.
 
     Raises:
         DecodeError: It is damaged.
@@ -98,7 +104,7 @@ def message_in(memory: memoryview) -> Message:
     Raises:
         DecodeError: It is damaged.
     """
-    return unframe(memory)
+    return unpacked(unframe(memory))
 
 
 def request_bytes(parts: Sequence[Buffer], *, accepts: Accepts) -> int:

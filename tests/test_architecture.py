@@ -28,7 +28,8 @@ LAYERS = [
     {"codec"},
     {"kernel_roots", "project"},
     {"wire", "kernel_spec", "envelope", "spilled"},
-    {"packing", "lambda_wire", "invoke.signing", "invoke.answers"},
+    {"packing", "invoke.signing", "invoke.answers"},
+    {"lambda_wire"},
     {"config", "options", "aws"},
     {"stopping", "printing", "failure_report", "compiling"},
     {"far_stores.checks", "far_stores.s3_signing"},
@@ -74,7 +75,7 @@ LAYERS = [
 ]
 # Where the executor reaches up, at the moment of use: it shows progress unless told not to.
 UPWARDS = {("executor", "progress")}
-PURE = set().union(*LAYERS[:13]) | {"printing", "failure_report"}
+PURE = set().union(*LAYERS[:14]) | {"printing", "failure_report"}
 # Asking a clock, a generator or the system is not pure; neither is an event loop.
 IMPURE = {"asyncio", "anyio", "random", "secrets", "socket", "subprocess", "threading", "time"}
 

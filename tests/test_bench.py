@@ -21,6 +21,7 @@ BENCH = Path(__file__).parent / "bench"
             ["cpu_vs_aioboto3_tuned", "cpu_vs_boto3_threads", "invocations_per_s"],
         ),
         ("emulator_rate.py", ["invocations_per_s_aioboto3", "rate_vs_aioboto3"]),
+        ("data_path.py", ["put_mb_s", "get_mb_s", "encode_vs_pickle_base64"]),
     ],
 )
 def test_a_benchmark_gives_its_ratios_as_json(bench: str, ratios: list[str]) -> None:
@@ -38,4 +39,4 @@ def test_a_benchmark_gives_its_ratios_as_json(bench: str, ratios: list[str]) -> 
 
 def test_every_benchmark_is_run() -> None:
     names = {path.name for path in BENCH.glob("*.py")}
-    assert names == {"local_overhead.py", "invoke_path.py", "emulator_rate.py"}
+    assert names == {"local_overhead.py", "invoke_path.py", "emulator_rate.py", "data_path.py"}

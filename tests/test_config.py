@@ -123,7 +123,8 @@ def test_an_unknown_setting_in_the_file_is_refused_with_those_that_there_are() -
     with pytest.raises(UsageError) as caught:
         resolve({}, {"wrokers": 3}, FILE)
     assert str(caught.value) == (
-        f"unknown setting 'wrokers' in {FILE}: there are backend, function, store, workers, progress"
+        f"unknown setting 'wrokers' in {FILE}: "
+        "there are backend, function, store, workers, progress"
     )
 
 

@@ -17,7 +17,7 @@ from fanout.errors import DecodeError, ProtocolError, ResultError, TaskTimeoutEr
 from fanout.events import AttemptAnswered, AttemptFailed
 from fanout.handler import handle
 from fanout.kernel_spec import prepare
-from fanout.lambda_wire import LIMIT_BYTES, parts_of, read_reply, request_body
+from fanout.lambda_wire import LIMIT_BYTES, read_reply, request_body, request_parts
 from fanout.wire import Message
 
 
@@ -48,7 +48,7 @@ def invoked(
         is_safe=False,
         timeout_s=timeout_s,
     )
-    event = json.loads(request_body(parts_of(request.message()), accepts=accepts))
+    event = json.loads(request_body(request_parts(request.message()), accepts=accepts))
     returned = handle(event, Context(left_s))
     body = returned if isinstance(returned, bytes) else json.dumps(returned).encode()
     assert len(body) <= LIMIT_BYTES
@@ -135,14 +135,14 @@ def test_another_protocol_is_refused() -> None:
 
 
 def test_its_import_loads_the_standard_library_and_numpy_only() -> None:
-    """It is part of every cold start. pybase64 is loaded where the image has it."""
+    """It is part of every cold start. pybase64 and isal are loaded where the image has them."""
     script = """
 import sys
 import numpy
 before = {name.partition(".")[0] for name in sys.modules}
 import fanout.handler
 after = {name.partition(".")[0] for name in sys.modules}
-print(*sorted(after - before - set(sys.stdlib_module_names) - {"fanout", "pybase64"}))
+print(*sorted(after - before - set(sys.stdlib_module_names) - {"fanout", "pybase64", "isal"}))
 print(*sorted(name for name in sys.modules if name.startswith("fanout")))
 """
     done = subprocess.run(

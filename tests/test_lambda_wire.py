@@ -19,13 +19,14 @@ from fanout.lambda_wire import (
     LIMIT_BYTES,
     AlteredError,
     Arrived,
-    parts_of,
     read_reply,
     read_request,
     reply_body,
+    reply_parts,
     reply_room,
     request_body,
     request_bytes,
+    request_parts,
     spilled_reply,
     spilled_request,
 )
@@ -61,8 +62,8 @@ def returned(reply: bytes | dict[str, Any]) -> bytes:
 @given(BUFFERS, st.sampled_from(["bytes", "json"]))
 def test_a_request_arrives_as_it_was_sent(buffers: list[bytes], accepts: Any) -> None:
     sent = message(buffers)
-    body = request_body(parts_of(sent), accepts=accepts)
-    assert len(body) == request_bytes(parts_of(sent), accepts=accepts)
+    body = request_body(request_parts(sent), accepts=accepts)
+    assert len(body) == request_bytes(request_parts(sent), accepts=accepts)
     arrived = read_request(json.loads(body))
     assert isinstance(arrived.message, Message)
     assert same(arrived.message, sent)
@@ -74,14 +75,14 @@ def test_a_reply_arrives_as_it_was_sent_in_however_many_pieces(
     buffers: list[bytes], accepts: Any, piece: int
 ) -> None:
     sent = message(buffers)
-    body = returned(reply_body(parts_of(sent), accepts))
+    body = returned(reply_body(reply_parts(sent), accepts))
     pieces = [body[at : at + piece * 20] for at in range(0, len(body), piece * 20)]
     assert same(read(pieces), sent)
 
 
 @given(st.data())
 def test_no_damage_of_a_reply_goes_unnoticed(data: st.DataObject) -> None:
-    body = bytearray(returned(reply_body(parts_of(message([bytes(100)])), "bytes")))
+    body = bytearray(returned(reply_body(reply_parts(message([bytes(100)])), "bytes")))
     at = data.draw(st.integers(0, len(body) - 1))
     body[at] ^= 1 << data.draw(st.integers(0, 7))
     with pytest.raises(DecodeError):
@@ -90,7 +91,7 @@ def test_no_damage_of_a_reply_goes_unnoticed(data: st.DataObject) -> None:
 
 @given(st.integers(0, 400))
 def test_a_reply_cut_short_is_noticed(kept: int) -> None:
-    body = returned(reply_body(parts_of(message([bytes(100)])), "bytes"))
+    body = returned(reply_body(reply_parts(message([bytes(100)])), "bytes"))
     with pytest.raises(DecodeError):
         read_reply([body[:kept]])
 
@@ -111,13 +112,13 @@ def test_bytes_of_somebody_else_are_no_reply(body: bytes) -> None:
     ids=["read as UTF-8", "in base64", "as a JSON string"],
 )
 def test_an_endpoint_that_alters_bytes_is_told_from_damage(alter: Any) -> None:
-    body = returned(reply_body(parts_of(message([])), "bytes"))
+    body = returned(reply_body(reply_parts(message([])), "bytes"))
     with pytest.raises(AlteredError):
         read_reply([alter(body)])
 
 
 def test_a_reply_in_json_survives_what_alters_bytes() -> None:
-    body = returned(reply_body(parts_of(message([bytes(range(256))])), "json"))
+    body = returned(reply_body(reply_parts(message([bytes(range(256))])), "json"))
     assert same(read([body.decode("ascii").encode("utf-8")]), message([bytes(range(256))]))
 
 
@@ -125,7 +126,7 @@ def test_arrays_of_a_reply_are_aligned_and_can_be_written_to() -> None:
     from fanout.codec import decode
 
     sent = Message({}, encode([np.arange(100_000.0), np.arange(20_000, dtype=np.complex128)]))
-    first, second = decode(read([returned(reply_body(parts_of(sent), "bytes"))]).payload)
+    first, second = decode(read([returned(reply_body(reply_parts(sent), "bytes"))]).payload)
     first[0] = second[0] = 5
     assert first.flags.aligned
     assert second.flags.aligned
@@ -138,7 +139,7 @@ def test_what_is_no_request_is_refused_with_a_hint(event: object) -> None:
 
 
 def test_a_request_of_another_version_says_what_to_do() -> None:
-    event = json.loads(request_body(parts_of(message([])), accepts="json")) | {"fanout": 99}
+    event = json.loads(request_body(request_parts(message([])), accepts="json")) | {"fanout": 99}
     with pytest.raises(ProtocolError, match="install the same version of fanout on both"):
         read_request(event)
 
@@ -184,10 +185,10 @@ def test_without_pybase64_the_bytes_are_the_same() -> None:
     script = (
         "import sys; sys.modules['pybase64'] = None\n"
         "from fanout.lambda_wire import *; from fanout.wire import Message\n"
-        "sys.stdout.write(request_body(parts_of(Message({'a': 1})), accepts='bytes').decode())"
+        "sys.stdout.write(request_body(request_parts(Message({'a': 1})), accepts='bytes').decode())"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
-    assert done.stdout == request_body(parts_of(Message({"a": 1})), accepts="bytes")
+    assert done.stdout == request_body(request_parts(Message({"a": 1})), accepts="bytes")
 
 
 def test_the_limit_is_that_of_a_synchronous_invocation() -> None:

@@ -15,7 +15,7 @@ from fanout.envelope import build
 from fanout.errors import ResultError, TaskTimeoutError
 from fanout.events import AttemptAnswered
 from fanout.kernel_spec import prepare
-from fanout.lambda_wire import parts_of, reply_body
+from fanout.lambda_wire import reply_body, reply_parts
 from fanout.retry import FailureKind
 from fanout.stopping import Allowance, StoppedError, Stopper
 from fanout.worker import Worker
@@ -246,4 +246,4 @@ def test_a_reply_never_exceeds_its_room(kernel: Callable[[int], Any], room: int)
         request, _, _ = build(spec, list(chunks), chunks, is_star=False, is_safe=False)
         allowance = Allowance(until_s=time.perf_counter() + 60, service_s=60.0, reply_bytes=room)
         reply = Worker().run(journey(request.message()), allowance)
-        assert len(reply_body(parts_of(reply), "bytes")) <= room + 16 * 1024
+        assert len(reply_body(reply_parts(reply), "bytes")) <= room + 16 * 1024

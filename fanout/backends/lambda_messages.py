@@ -11,10 +11,10 @@ from fanout.errors import StoreError
 from fanout.lambda_wire import (
     LIMIT_BYTES,
     message_in,
-    parts_of,
     read_reply,
     request_body,
     request_bytes,
+    request_parts,
     spilled_request,
 )
 from fanout.retry import Failure, FailureKind
@@ -52,9 +52,9 @@ async def body_of(message: Message, accepts: Accepts, spill: Spill | None) -> Bo
         AttemptError: It is larger than Lambda takes, and there is no store; or that failed.
     """
     if message.payload.nbytes < _LARGE_BYTES:
-        parts = parts_of(message)
+        parts = request_parts(message)
     else:
-        parts = await asyncio.to_thread(parts_of, message)
+        parts = await asyncio.to_thread(request_parts, message)
     size = request_bytes(parts, accepts=accepts)
     if size > LIMIT_BYTES:
         return await _spilled(parts, size, accepts, spill)

@@ -89,10 +89,9 @@ def on_core(core: int | None) -> Iterator[None]:
 def sink(folder: Path, served: Path, *, is_tls: bool) -> Iterator[str]:
     """The stand-in that discards; gives its URL. It ends with this process, however that ends."""
     ready = folder / "ready"
-    arguments: list[Path] = [ready, served]
+    command: list[str | Path] = [sys.executable, "-m", "tests.bench.data.sink", ready, served]
     if is_tls:
-        arguments.append(_certificate(folder))
-    command = [sys.executable, "-m", "tests.bench.data.sink", *arguments]
+        command.append(_certificate(folder))
     server = stands.Server("sink", command, folder, {"PYTHONPATH": str(stands.ROOT)})
     try:
         server.until(ready.exists)

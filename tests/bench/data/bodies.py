@@ -17,7 +17,14 @@ import numpy as np
 import pybase64
 
 from fanout.codec import decode, encode
-from fanout.lambda_wire import parts_of, read_reply, read_request, reply_body, request_body
+from fanout.lambda_wire import (
+    read_reply,
+    read_request,
+    reply_body,
+    reply_parts,
+    request_body,
+    request_parts,
+)
 from fanout.wire import Message
 
 if TYPE_CHECKING:
@@ -48,11 +55,9 @@ class Codec(Protocol):
 class Fanout:
     """Our own."""
 
-    accepts: Final = "bytes"
-
     def encode(self, array: Array) -> bytes:
         message = Message({"kernel": {}}, encode([array]))
-        return request_body(parts_of(message), accepts="bytes")
+        return request_body(request_parts(message), accepts="bytes")
 
     def decode(self, body: bytes) -> Array:
         message = read_request(json.loads(body)).message
@@ -60,7 +65,7 @@ class Fanout:
         return _only(message)
 
     def reply_encode(self, array: Array) -> bytes:
-        reply = reply_body(parts_of(Message({"report": {}}, encode([array]))), "bytes")
+        reply = reply_body(reply_parts(Message({"report": {}}, encode([array]))), "bytes")
         assert isinstance(reply, bytes)
         return reply
 
@@ -74,7 +79,7 @@ class FanoutJson(Fanout):
     """Our own, where the endpoint lets no bytes through."""
 
     def reply_encode(self, array: Array) -> bytes:
-        reply = reply_body(parts_of(Message({"report": {}}, encode([array]))), "json")
+        reply = reply_body(reply_parts(Message({"report": {}}, encode([array]))), "json")
         return json.dumps(reply).encode()
 
 

@@ -10,13 +10,12 @@ client's. It answers what the clients of the bench ask, and is no S3 beyond that
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import ssl
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 import httptools
 
@@ -38,13 +37,12 @@ class Sink(asyncio.Protocol):
 
     Args:
         served: The object.
-        nbytes: Its size.
     """
 
-    def __init__(self, served: BinaryIO, nbytes: int) -> None:
+    def __init__(self, served: Path) -> None:
         self._served = served
-        self._name = Path(served.name).name.encode()
-        self._nbytes = nbytes
+        self._name = served.name.encode()
+        self._nbytes = served.stat().st_size
         self._parser = httptools.HttpRequestParser(self)
         self._url = b""
         self._headers: dict[bytes, bytes] = {}
@@ -108,8 +106,9 @@ class Sink(asyncio.Protocol):
 
     async def _send(self, start: int, count: int) -> None:
         loop = asyncio.get_running_loop()
-        with suppress(ConnectionError):  # a client that has gone needs nothing
-            await loop.sendfile(self._transport, self._served, start, count)
+        # Opened anew: over TLS the file is read, and each of several that read it has a position.
+        with self._served.open("rb") as file, suppress(ConnectionError):  # the client may have gone
+            await loop.sendfile(self._transport, file, start, count)
 
     def _answer(self, status: int, headers: Mapping[str, str], body: bytes = b"") -> None:
         self._head(status, {**headers, "Content-Length": str(len(body))})
@@ -127,15 +126,13 @@ async def serve(ready: Path, served: Path, certificate: Path | None) -> None:
     if certificate is not None:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.load_cert_chain(certificate)
-    with served.open("rb") as file:
-        nbytes = os.fstat(file.fileno()).st_size
-        loop = asyncio.get_running_loop()
-        server = await loop.create_server(lambda: Sink(file, nbytes), "127.0.0.1", 0, ssl=context)
-        port: int = server.sockets[0].getsockname()[1]
-        partial = ready.with_suffix(".partial")
-        partial.write_text(f"{'https' if context else 'http'}://127.0.0.1:{port}")
-        partial.rename(ready)
-        await server.serve_forever()
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: Sink(served), "127.0.0.1", 0, ssl=context)
+    port: int = server.sockets[0].getsockname()[1]
+    partial = ready.with_suffix(".partial")
+    partial.write_text(f"{'https' if context else 'http'}://127.0.0.1:{port}")
+    partial.rename(ready)
+    await server.serve_forever()
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias, cast
 import numpy as np
 
 from fanout.codec import decode, encode
-from fanout.lambda_wire import parts_of, read_reply, reply_body, request_body
+from fanout.lambda_wire import read_reply, reply_body, reply_parts, request_body, request_parts
 from fanout.wire import Message
 
 if TYPE_CHECKING:
@@ -109,10 +109,10 @@ class OwnWire:
 
     def request(self, array: Array) -> list[bytes]:
         message = Message({"kernel": {}}, encode([array]))
-        return [request_body(parts_of(message), accepts="bytes")]
+        return [request_body(request_parts(message), accepts="bytes")]
 
     def answer(self, array: Array) -> bytes:
-        reply = reply_body(parts_of(Message({"report": {}}, encode([array]))), "bytes")
+        reply = reply_body(reply_parts(Message({"report": {}}, encode([array]))), "bytes")
         assert isinstance(reply, bytes)
         return reply
 

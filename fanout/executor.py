@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
 import secrets
 import time
@@ -66,7 +67,12 @@ class Executor:
         UsageError: A setting makes no sense.
     """
 
-    def __init__(self, backend: Backend | None = None, *, store: Store | str | None = None) -> None:
+    def __init__(
+        self,
+        backend: Backend | None = None,
+        *,
+        store: Store | str | os.PathLike[str] | None = None,
+    ) -> None:
         self._settings = config.load()
         store = self._settings.store if store is None else store
         self._is_store_given = store is not None
@@ -369,12 +375,12 @@ class Executor:
         return observers
 
 
-def _store_of(given: Store | str | None) -> Store:
+def _store_of(given: Store | str | os.PathLike[str] | None) -> Store:
     from fanout.stores import DirectoryStore, store_of
 
     if given is None:
         return DirectoryStore(None)
-    return store_of(given) if isinstance(given, str) else given
+    return store_of(os.fspath(given)) if isinstance(given, str | os.PathLike) else given
 
 
 def _content_of(value: object) -> tuple[list[Buffer], Ref]:

@@ -244,7 +244,7 @@ class Worker:
             # From the same bytes each time, as a task may change what it was given. Arrays are
             # views of these bytes, and can't be written to.
             content = self._object(locator, ref)
-            return decode(unframe(content).payload, is_safe=is_safe)
+            return decode(unframe(content).payload, is_safe=is_safe, is_frozen=True)
 
         return fetch
 

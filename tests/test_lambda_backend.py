@@ -215,7 +215,8 @@ def test_arguments_that_make_no_sense_are_refused(arguments: Any, hint: str) -> 
 
 
 async def test_a_chunk_above_the_limit_fails_alone_and_says_what_to_do() -> None:
-    chunks = [np.zeros(10), np.zeros(800_000), np.zeros(20)]
+    noise = np.random.default_rng(0).random(800_000)  # nothing can be made smaller of it
+    chunks = [np.zeros(10), noise, np.zeros(20)]
     async with opened() as (ex, service):
         first, large, last = await ex.map(len, chunks, return_exceptions=True, group=3)
         assert (first, last) == (10, 20)

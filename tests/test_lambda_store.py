@@ -14,7 +14,7 @@ import pytest
 import fanout
 from fanout.emulator import Emulator
 from fanout.errors import ChunkError, ResultError, StoreError
-from fanout.stores import DirectoryStore, RunObjects
+from fanout.stores import DirectoryStore, RunObjects, Store
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -29,13 +29,13 @@ MB = 2**20
 
 @contextlib.asynccontextmanager
 async def emulated(
-    monkeypatch: pytest.MonkeyPatch, store: object = None, **options: Any
+    monkeypatch: pytest.MonkeyPatch, store: Store | Path | None = None, **options: Any
 ) -> AsyncIterator[tuple[Emulator, fanout.Executor]]:
     settings: dict[str, Any] = {"concurrency": 2, "path": [ROOT], **options}
     async with Emulator(**settings) as emulator:
         for name, value in emulator.variables.items():
             monkeypatch.setenv(name, value)
-        async with fanout.Executor(store=store) as ex:  # type: ignore[arg-type]  # a path, too
+        async with fanout.Executor(store=store) as ex:
             yield emulator, ex
 
 
@@ -226,7 +226,7 @@ async def test_a_result_that_cannot_be_stored_fails_its_task_and_no_other(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "runs").write_text("no folder")
-    async with emulated(monkeypatch, str(tmp_path)) as (_, ex):
+    async with emulated(monkeypatch, tmp_path) as (_, ex):
         run = await ex.run(noise, [3, MB, 4])
         assert [outcome.error is None for outcome in run.outcomes] == [True, False, True]
         with pytest.raises(StoreError, match="runs"):
@@ -236,7 +236,7 @@ async def test_a_result_that_cannot_be_stored_fails_its_task_and_no_other(
 async def test_a_kernel_that_refers_to_a_foreign_object_fails_its_task_and_no_other(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    async with emulated(monkeypatch, str(tmp_path)) as (_, ex):
+    async with emulated(monkeypatch, tmp_path) as (_, ex):
         foreign = fanout.Ref(64 * "a", 1000)
         run = await ex.run(lambda pair: pair[1], [(None, 1), (foreign, 2), (None, 3)])
         assert [outcome.value for outcome in run.outcomes] == [1, None, 3]

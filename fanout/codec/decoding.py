@@ -35,27 +35,32 @@ Fetch: TypeAlias = "Callable[[Ref], Any]"
 # Up to here an array is copied out of the received message, so that keeping it does not keep the
 # whole message alive.
 _COPY_BYTES: Final = 64 * 1024
-
-
 # Modules of fanout's own with dataclasses that stand in chunks. Importing one runs no code but
 # fanout's, so codec="safe" does it too; a kernel's module need not import what it is only handed.
 _OWN: Final = frozenset({"fanout.stored_chunks"})
 
 
-def decode(encoded: Encoded, *, is_safe: bool = False, fetch: Fetch | None = None) -> Any:
+def decode(
+    encoded: Encoded,
+    *,
+    is_safe: bool = False,
+    fetch: Fetch | None = None,
+    is_frozen: bool = False,
+) -> Any:
     """Give back the value that `encode` was given.
 
     Args:
         encoded: What it made.
         is_safe: Refuse pickle.
         fetch: Gives the object that a `Ref` stands for; without it, a `Ref` stays one.
+        is_frozen: Arrays can't be written to, since others are to see the same bytes.
 
     Raises:
         DecodeError: Bytes are damaged, or hold a pickle although `is_safe`, or a class that is
             unpickled raised; its exception is the cause then.
         StoreError: An object can't be fetched.
     """
-    return _parsed(encoded.body, _Decoder(encoded.buffers, is_safe, fetch).value)
+    return _parsed(encoded.body, _Decoder(encoded.buffers, is_safe, fetch, is_frozen).value)
 
 
 def decode_each(
@@ -102,11 +107,16 @@ class _Decoder:
     """Turns the objects with "$" of one message back into values."""
 
     def __init__(
-        self, buffers: Sequence[Buffer], is_safe: bool, fetch: Fetch | None = None
+        self,
+        buffers: Sequence[Buffer],
+        is_safe: bool,
+        fetch: Fetch | None = None,
+        is_frozen: bool = False,
     ) -> None:
         self._buffers = buffers
         self._is_safe = is_safe
         self._fetch = fetch
+        self._is_frozen = is_frozen
 
     def value(self, node: dict[str, Any]) -> Any:
         """Hook for json.loads: called for every object, innermost first."""
@@ -135,7 +145,8 @@ class _Decoder:
         """As `_raw`, but memory that keeps no message alive if it is small."""
         raw = self._raw(blob)
         is_copied = not isinstance(blob, str) and memoryview(raw).nbytes <= _COPY_BYTES
-        return bytearray(raw) if is_copied else raw
+        found = bytearray(raw) if is_copied else raw
+        return memoryview(found).toreadonly() if self._is_frozen else found
 
     def _array(self, node: dict[str, Any]) -> np.ndarray[Any, Any]:
         raw = self._small(node["b"])

@@ -18,13 +18,13 @@ _FILE_BYTES: Final = 2**20
 
 async def body_of(views: Sequence[memoryview], start: int, stop: int) -> bytes | io.BytesIO:
     """A part of what is to be uploaded, as aiohttp likes it best."""
+    pieces = _pieces(views, start, stop)
     if stop - start < _LARGE_BYTES:
-        return _joined(views, start, stop)
-    data = await asyncio.to_thread(_joined, views, start, stop)
-    return data if len(data) <= _FILE_BYTES else io.BytesIO(data)
+        return _joined(pieces)
+    return await asyncio.to_thread(_joined if stop - start <= _FILE_BYTES else _file, pieces)
 
 
-def _joined(views: Sequence[memoryview], start: int, stop: int) -> bytes:
+def _pieces(views: Sequence[memoryview], start: int, stop: int) -> list[memoryview]:
     found = []
     at = 0
     for view in views:
@@ -32,9 +32,24 @@ def _joined(views: Sequence[memoryview], start: int, stop: int) -> bytes:
         if end > start and at < stop:
             found.append(view[max(start - at, 0) : min(stop - at, view.nbytes)])
         at = end
-    if len(found) == 1 and isinstance(found[0].obj, bytes) and len(found[0].obj) == stop - start:
-        return found[0].obj
-    return b"".join(found)
+    return found
+
+
+def _joined(pieces: Sequence[memoryview]) -> bytes:
+    if len(pieces) == 1 and isinstance(pieces[0].obj, bytes):
+        whole = pieces[0].obj
+        if len(whole) == pieces[0].nbytes:
+            return whole
+    return b"".join(pieces)
+
+
+def _file(pieces: Sequence[memoryview]) -> io.BytesIO:
+    """Written, not made of bytes: what a file shares with bytes, aiohttp has it copy once more."""
+    file = io.BytesIO()
+    for piece in pieces:
+        file.write(piece)
+    file.seek(0)
+    return file
 
 
 async def together(work: Sequence[Coroutine[Any, Any, Any]]) -> list[Any]:

@@ -2,15 +2,16 @@
 
     python tests/bench/data_path.py [--quick] [--json] [--tls] [--rounds N] [--megabytes N]
 
-All contenders work in this process and take turns; a first round warms up, and the median of the
-others counts. Needs Linux, and what `make test` installs.
+Contenders take turns; a first round warms up, and the median of the others counts. Transfers are
+made by this process, bodies by one for each contender. Needs Linux, and what `make test` installs.
 
     sink        an object of random bytes to and from a stand-in for S3 that discards what is put
                 and computes nothing (`data/sink.py`), in a process of its own
     ministack   the same with ministack, a whole S3 in Python
     directory   the same with files, in the page cache; what is got is read through once
     bodies      an array of float64 noise to the body of an Invoke request, from there to the
-                worker's array, and back; CPU time
+                worker's array, and back; CPU time. In processes whose heap has grown before, and
+                in fresh ones, where page faults may cost more than all the rest
 
 fanout_far is the worker's side of a store, fanout the client's; `fanout_far_checked` also compares
 the sha256, as a worker does with a message. Peers have the settings that they come with: boto3's
@@ -20,7 +21,8 @@ Read with care: this process is pinned to one core, the servers to another (--no
 that MB/s are what one core carries. Loopback costs less than a network. Where "server" is near
 100 %, it and not the client sets the rate: so it is with ministack, and figures are quoted from the
 sink. Without --tls bodies are signed, so all clients hash what they put with sha256; with it, as
-with AWS itself, botocore sends a CRC instead, and all pay for encryption.
+with AWS itself, botocore sends a CRC instead, and all pay for encryption. Then the sink, which pays
+as well, sets the rate of what is got: compare the CPU time.
 """
 
 from __future__ import annotations
@@ -182,13 +184,18 @@ def compare(plan: Plan, *, is_tls: bool, is_pinned: bool) -> dict[str, Any]:
                 urls["ministack"] = running.enter_context(stands.ministack_server(folder))
         with on_core(cores[-1] if is_pinned else None):
             found = asyncio.run(measured(urls, folder, content, plan))
-            steps = bodies.measured(_ARRAY_BYTES, rounds=plan.rounds, times=plan.times)
+            steps = {
+                heap: bodies.measured(
+                    _ARRAY_BYTES, rounds=plan.rounds, times=plan.times, is_grown=heap == "grown"
+                )
+                for heap in ("grown", "fresh")
+            }
     about = {"is_tls": is_tls, "is_pinned": is_pinned} | machine(cores)
     return quoted(found, steps) | {"transfers": found, "bodies": steps} | asdict(plan) | about
 
 
 def quoted(
-    found: Mapping[str, Any], steps: Mapping[str, Mapping[str, float]]
+    found: Mapping[str, Any], steps: Mapping[str, Mapping[str, Mapping[str, float]]]
 ) -> dict[str, float | str]:
     """What is looked for: rates, and how many times as fast as the peer we are."""
     put, get = found["sink"]["put"], found["sink"]["get"]
@@ -207,8 +214,10 @@ def quoted(
         report[f"{name}_mb_s_{peer}"] = theirs["mb_s"]
         report[f"{name}_vs_{peer}"] = rate["mb_s"] / theirs["mb_s"]
         report[f"{name}_cpu_vs_{peer}"] = theirs["cpu_ms_per_mb"] / rate["cpu_ms_per_mb"]
-    for step, taken in steps.items():
-        report[f"{step}_vs_pickle_base64"] = taken["pickle_base64"] / taken["fanout"]
+    for heap, suffix in (("grown", ""), ("fresh", "_fresh")):
+        for step, taken in steps[heap].items():
+            ratio = taken["pickle_base64"] / taken["fanout"]
+            report[f"{step}_vs_pickle_base64{suffix}"] = ratio
     return report
 
 
@@ -227,11 +236,15 @@ def print_table(report: Mapping[str, Any]) -> None:
                     line += f"  server {figures['server_busy']:4.0%}"
                 line += f" {figures['mb_s'] / peer['mb_s']:>6.2f} x"
                 print(line)
-    print(f"\nbodies: {_ARRAY_BYTES / 1e6:g} MB of float64, ms CPU; x pickle_base64's speed")
-    for step, taken in report["bodies"].items():
-        print(f"  {step}")
-        for name, cpu_ms in taken.items():
-            print(f"    {name:20} {cpu_ms:>7.2f} ms {taken['pickle_base64'] / cpu_ms:>6.2f} x")
+    for heap, steps in report["bodies"].items():
+        print(
+            f"\nbodies: {_ARRAY_BYTES / 1e6:g} MB of float64, {heap} heap, x pickle_base64's speed"
+        )
+        for step, taken in steps.items():
+            print(f"  {step}")
+            for name, cpu_ms in taken.items():
+                ratio = taken["pickle_base64"] / cpu_ms
+                print(f"    {name:20} {cpu_ms:>7.2f} ms CPU {ratio:>6.2f} x")
     print(f"\n{report['rounds']} rounds, {report['machine']}, {report['date']}")
     if not report["is_pinned"]:
         print("Nothing was pinned: clients and servers share the cores.")
@@ -250,7 +263,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     plan = Plan(
         rounds=options.rounds or (1 if options.quick else 9),
         megabytes=options.megabytes or (20 if options.quick else 60),  # both go in parts
-        times=1 if options.quick else 10,
+        times=1 if options.quick else 5,
     )
     forget_machine()
     transfers.set_credentials()

@@ -12,6 +12,7 @@ from tests.contract import stands
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
 
     from tests.contract.stands import Stand
 
@@ -47,8 +48,14 @@ def stand(
 
 
 @pytest.fixture(scope="package")
-async def ex(stand: Stand | None) -> AsyncIterator[fanout.Executor]:
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all workers can see."""
+    return tmp_path_factory.mktemp("store")
+
+
+@pytest.fixture(scope="package")
+async def ex(stand: Stand | None, store: Path) -> AsyncIterator[fanout.Executor]:
     """An executor that all tests of a backend share."""
     backend = fanout.Local(stands.CONCURRENCY) if stand is None else stand.backend()
-    async with fanout.Executor(backend) as executor:
+    async with fanout.Executor(backend, store=store) as executor:
         yield executor

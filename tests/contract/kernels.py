@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import fanout
 
 # A hang ends by itself after so long, so that a test that fails does so, too.
 BOUND_S = 20.0
@@ -52,6 +55,23 @@ def opened(chunk: Opaque) -> int:
 
 def wrapped(chunk: int) -> Opaque:
     return Opaque(chunk)
+
+
+def picked(data: dict[str, Any], index: int) -> tuple[str, float]:
+    return data["name"], float(data["weights"][index])
+
+
+def zeroed(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    array[:] = 0
+    return array
+
+
+def noise(seed: int, count: int) -> np.ndarray[Any, Any]:
+    return np.random.default_rng(seed).random(count)
+
+
+def lines_of(block: fanout.Block) -> list[str]:
+    return [line.decode() for line in block.lines()]
 
 
 def square(chunk: int) -> int:

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import base64
 import json
+import multiprocessing
 import pickle
 import statistics
 import time
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, cast
 
 import numpy as np
@@ -34,6 +37,8 @@ if TYPE_CHECKING:
 
 # What is done to an array: on the client, on the worker, on the worker, on the client.
 STEPS: Final = ("encode", "decode", "reply_encode", "reply_decode")
+# Just below 32 MiB, beyond which glibc always maps memory anew (mallopt(3), M_MMAP_THRESHOLD).
+_GROWN_BYTES: Final = 31_000_000
 
 
 class Codec(Protocol):
@@ -116,43 +121,65 @@ CODECS: Final[Mapping[str, Codec]] = {
 }
 
 
-def measured(array_bytes: int, *, rounds: int, times: int) -> dict[str, dict[str, float]]:
+def measured(
+    array_bytes: int, *, rounds: int, times: int, is_grown: bool
+) -> dict[str, dict[str, float]]:
     """CPU milliseconds of each step, by codec: medians of rounds in which they take turns.
+
+    Each codec has a process of its own, since page faults depend on what was allocated before, by
+    whomever, and may cost more than all the rest.
 
     Args:
         array_bytes: Size of the array; float64 noise.
         rounds: How many are counted; one more warms up.
         times: How often a step is done in one turn.
+        is_grown: Whether the processes have had larger objects before, as those that carry data
+            for some time have: then the C library keeps freed memory, and there are no faults.
     """
+    initializer = _grow if is_grown else None
+    spawning = multiprocessing.get_context("spawn")
+    taken: dict[str, dict[str, list[float]]] = {step: {} for step in STEPS}
+    with ExitStack() as running:
+        processes = {
+            name: running.enter_context(
+                ProcessPoolExecutor(1, mp_context=spawning, initializer=initializer)
+            )
+            for name in CODECS
+        }
+        for step in STEPS:
+            for number in range(rounds + 1):
+                for name, process in processes.items():
+                    if name == "fanout_json_reply" and "reply" not in step:
+                        continue  # its requests are fanout's
+                    cpu_ms = process.submit(_turn, name, step, array_bytes, times).result()
+                    if number:
+                        taken[step].setdefault(name, []).append(cpu_ms)
+    return {
+        step: {name: statistics.median(turns) for name, turns in found.items()}
+        for step, found in taken.items()
+    }
+
+
+def _grow() -> None:
+    """Have glibc keep all that is freed from now on: its thresholds follow what is freed."""
+    bytearray(_GROWN_BYTES)
+
+
+def _turn(name: str, step: str, array_bytes: int, times: int) -> float:
+    """CPU milliseconds of a step, done so many times."""
+    codec = CODECS[name]
     array = np.random.default_rng(0).standard_normal(array_bytes // 8)
-    found: dict[str, dict[str, float]] = {}
-    for step, source in zip(STEPS, (None, "encode", None, "reply_encode"), strict=True):
-        contenders = {
-            name: codec
-            for name, codec in CODECS.items()
-            if "reply" in step or name != "fanout_json_reply"
-        }
-        taken: dict[str, list[float]] = {name: [] for name in contenders}
-        given = {
-            name: array if source is None else getattr(codec, source)(array)
-            for name, codec in contenders.items()
-        }
-        for number in range(rounds + 1):
-            for name, codec in contenders.items():
-                cpu_ms, last = _timed(getattr(codec, step), given[name], times)
-                assert source is None or np.array_equal(cast("Array", last), array)
-                if number:
-                    taken[name].append(cpu_ms)
-        found[step] = {name: statistics.median(turns) for name, turns in taken.items()}
-    return found
-
-
-def _timed(step: Callable[[Any], object], given: object, times: int) -> tuple[float, object]:
+    before = {"decode": codec.encode, "reply_decode": codec.reply_encode}.get(step)
+    given = before(array) if before else array
+    work: Callable[[Any], Any] = getattr(codec, step)
+    work(given)
     last: object = None
     began_s = time.process_time()
     for _ in range(times):
-        last = step(given)
-    return (time.process_time() - began_s) * 1e3 / times, last
+        last = work(given)
+    cpu_ms = (time.process_time() - began_s) * 1e3 / times
+    assert before is None or np.array_equal(cast("Array", last), array)
+    return cpu_ms
 
 
 def _only(message: Message) -> Array:

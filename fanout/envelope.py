@@ -10,7 +10,6 @@ from __future__ import annotations
 import builtins
 import dataclasses
 import reprlib
-import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +29,7 @@ from fanout.errors import (
 from fanout.events import AttemptAnswered, AttemptFailed
 from fanout.retry import Failure, FailureKind
 from fanout.tasks import AttemptReport, Environment, Outcome
-from fanout.wire import PROTOCOL, Message
+from fanout.wire import PROTOCOL, Message, python_minor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -106,6 +105,7 @@ class Request:
         head = {
             "fanout": PROTOCOL,
             "version": __version__,
+            "python": python_minor(),
             "kernel": kernel,
             "star": self.is_star,
             "safe": self.is_safe,
@@ -133,7 +133,6 @@ def _code(spec: KernelSpec, project: Sequence[Top], buffers: list[Buffer]) -> di
     told |= {
         "target": spec.target,
         "source": spec.source,
-        "python": f"{sys.version_info.major}.{sys.version_info.minor}",
         "code": spec.code.body.decode("ascii"),
         "buffers_from": len(buffers),
     }

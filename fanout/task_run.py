@@ -15,7 +15,7 @@ from fanout.errors import EncodeError
 from fanout.failure_report import described_failure, traceback_of
 from fanout.printing import Capture
 from fanout.stopping import StoppedError, Stopper
-from fanout.wire import PROTOCOL, Message
+from fanout.wire import PROTOCOL, Message, python_minor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,6 +41,7 @@ class TaskRun:
         self._kernel = kernel
         self._is_star = request.head["star"]
         self._is_safe = request.head["safe"]
+        self._python = request.head["python"]
         self._local_modules = frozenset(request.head["local_modules"])
         self._chunks, self._undecoded = decode_each(
             request.payload, is_safe=self._is_safe, fetch=fetch
@@ -129,7 +130,7 @@ class TaskRun:
         if position in self._undecoded:
             self.seconds.append(0.0)
             self._values.add(None)
-            self._failed.append((position, described_failure("chunk", self._undecoded[position])))
+            self._failed.append((position, self._undecodable(self._undecoded[position])))
             return
         began_s = time.perf_counter()
         try:
@@ -150,6 +151,15 @@ class TaskRun:
             self._values.add(value)
         except BaseException as error:  # noqa: BLE001  # its __reduce__ is the kernel's affair, too
             self._failed.append((position, described_failure("result", error)))
+
+    def _undecodable(self, error: Exception) -> dict[str, Any]:
+        failure = described_failure("chunk", error)
+        if self._python != python_minor():
+            failure["message"] += (
+                f" (the client runs Python {self._python}, and this worker Python "
+                f"{python_minor()}: classes of a script need the same minor version)"
+            )
+        return failure
 
     def _stopped(self, position: int, began_s: float, error: StoppedError) -> None:
         """A task was stopped: it had its time, or started too late in its group to have it."""

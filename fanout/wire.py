@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import struct
+import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -39,6 +40,11 @@ _ZEROS: Final = bytes(_ALIGNMENT)
 MAX_FRAME_BYTES: Final = 2**40
 
 _text: Final = json.JSONEncoder(separators=(",", ":")).encode
+
+
+def python_minor() -> str:
+    """The Python here, such as "3.12": code and pickles of classes are its own."""
+    return f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
 @dataclass(frozen=True, slots=True)

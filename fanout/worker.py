@@ -28,7 +28,7 @@ from fanout.kernel_spec import module_digest
 from fanout.printing import printed_to_stderr
 from fanout.spilled import Spilled
 from fanout.task_run import TaskRun
-from fanout.wire import PROTOCOL, Message, unframe
+from fanout.wire import PROTOCOL, Message, python_minor, unframe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -200,11 +200,12 @@ class Worker:
     def _load(self, spec: dict[str, Any], request: Message, code: Message) -> Callable[..., Any]:
         if spec["target"] is None and self._is_reference_only:
             raise _RefusalError("kernel", f"{spec['name']} travels by value: {_REFERENCE_ONLY}")
-        if spec["target"] is None and spec["python"] != _python_minor():
+        theirs = request.head["python"]
+        if spec["target"] is None and theirs != python_minor():
             raise _RefusalError(
                 "protocol",
-                f"the kernel {spec['name']} travels by value from Python {spec['python']}, and "
-                f"this worker runs Python {_python_minor()}: use the same minor version, or put "
+                f"the kernel {spec['name']} travels by value from Python {theirs}, and "
+                f"this worker runs Python {python_minor()}: use the same minor version, or put "
                 "the kernel into a module that both have",
             )
         try:
@@ -290,7 +291,3 @@ def _peak_memory_bytes() -> int | None:
         return None
     peak = int(_resource.getrusage(_resource.RUSAGE_SELF).ru_maxrss)
     return peak if sys.platform == "darwin" else peak * 1024  # bytes there, KiB elsewhere
-
-
-def _python_minor() -> str:
-    return f"{sys.version_info.major}.{sys.version_info.minor}"

@@ -43,14 +43,28 @@ def test_the_refusal_of_a_worker_of_another_protocol_is_understood() -> None:
 
 def test_code_of_another_python_is_refused_but_references_are_not() -> None:
     request = request_of(prepare(lambda x: x), [1])
-    request.head["kernel"]["python"] = "3.9"
+    request.head["python"] = "3.9"
     kind, text, _ = refusal_of(request)
     assert kind is ProtocolError
     assert "from Python 3.9" in text
     assert "use the same minor version" in text
     request = request_of(prepare(square), [1])
-    request.head["kernel"]["python"] = "3.9"
+    request.head["python"] = "3.9"
     assert isinstance(answer_of(Worker().run(request), 1), AttemptAnswered)
+
+
+class Unreadable:
+    def __reduce__(self) -> tuple[object, ...]:
+        return int, ("this is no number",)
+
+
+def test_a_chunk_that_another_python_has_pickled_says_so_when_it_cannot_be_read() -> None:
+    request = request_of(prepare(square), [Unreadable(), 3])
+    request.head["python"] = "3.9"
+    answer = answer_of(Worker().run(request), 2)
+    assert isinstance(answer, AttemptAnswered)
+    assert [outcome.value for outcome in answer.outcomes] == [None, 9]
+    assert "the client runs Python 3.9" in str(answer.outcomes[0].error)
 
 
 def test_a_kernel_of_a_file_that_differs_is_refused() -> None:

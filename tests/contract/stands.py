@@ -27,6 +27,8 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    import aioboto3
+
     import fanout
 
 ROOT: Final = Path(__file__).parents[2]
@@ -91,14 +93,20 @@ def lambda_at(
     url: str, keys: tuple[str, str], function: str = FUNCTION, *, concurrency: int | None = None
 ) -> fanout.Lambda:
     """A function at this endpoint, used with these keys."""
-    import aioboto3
-
     import fanout
 
-    session = aioboto3.Session(
+    return fanout.Lambda(
+        function, session=session_of(keys), endpoint_url=url, concurrency=concurrency
+    )
+
+
+def session_of(keys: tuple[str, str]) -> aioboto3.Session:
+    """A session with these keys."""
+    import aioboto3
+
+    return aioboto3.Session(
         aws_access_key_id=keys[0], aws_secret_access_key=keys[1], region_name=REGION
     )
-    return fanout.Lambda(function, session=session, endpoint_url=url, concurrency=concurrency)
 
 
 class Server:

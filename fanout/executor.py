@@ -113,7 +113,7 @@ class Executor:
         finally:
             await self._store.aclose()
 
-    async def put(self, value: object) -> Ref:
+    async def put(self, value: object) -> Any:
         """Put a large object where every worker can have it, once; use the `Ref` in chunks.
 
             data = await ex.put(array)
@@ -121,6 +121,9 @@ class Executor:
 
         The kernel gets the object itself. Each environment fetches it once; arrays in it can't be
         written to there. The same object put twice is stored once.
+
+        Returns:
+            A `Ref`; for type checkers anything, since it stands where the kernel wants the object.
 
         Raises:
             UsageError: The workers are elsewhere, and no store was named that they can reach.

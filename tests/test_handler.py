@@ -48,7 +48,7 @@ def invoked(
         is_safe=False,
         timeout_s=timeout_s,
     )
-    event = json.loads(request_body(request_parts(request.message()), accepts=accepts))
+    event = json.loads(b"".join(request_body(request_parts(request.message()), accepts=accepts)))
     returned = handle(event, Context(left_s))
     body = returned if isinstance(returned, bytes) else json.dumps(returned).encode()
     assert len(body) <= LIMIT_BYTES

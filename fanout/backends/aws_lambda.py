@@ -216,7 +216,7 @@ class Lambda:
                 request.spill.done([body.spilled])
 
     async def _answered(
-        self, request: Request, body: bytes, accepts: Accepts, started: Callable[[], None]
+        self, request: Request, body: list[bytes], accepts: Accepts, started: Callable[[], None]
     ) -> Message:
         is_probe = self._accepts is None and accepts == "bytes"
         self._is_probing = self._is_probing or is_probe
@@ -242,11 +242,11 @@ class Lambda:
             raise AttemptError(failure)
         return reply
 
-    async def _sent(self, body: bytes, started: Callable[[], None]) -> Answer:
+    async def _sent(self, body: list[bytes], started: Callable[[], None]) -> Answer:
         self._in_flight += 1
         try:
             started()
-            return await self._invoker.invoke([body])
+            return await self._invoker.invoke(body)
         except asyncio.CancelledError:
             self._gave_up()
             raise

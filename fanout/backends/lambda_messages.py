@@ -37,11 +37,11 @@ class Body:
     """The body of an Invoke request.
 
     Attributes:
-        content: It.
+        content: It, in pieces.
         spilled: The message in the store, if that is where it is.
     """
 
-    content: bytes
+    content: list[bytes]
     spilled: Spilled | None = None
 
 
@@ -59,7 +59,7 @@ async def body_of(message: Message, accepts: Accepts, spill: Spill | None) -> Bo
     if size > LIMIT_BYTES:
         return await _spilled(parts, size, accepts, spill)
     if size < _LARGE_BYTES:
-        return Body(request_body(parts, accepts=accepts))
+        return Body([b"".join(request_body(parts, accepts=accepts))])
     return Body(await asyncio.to_thread(request_body, parts, accepts=accepts))
 
 

@@ -34,13 +34,13 @@ def left_in(store: Path) -> list[Path]:
 
 async def test_an_object_put_once_is_an_argument_of_many_tasks(ex: Executor) -> None:
     array = random_array(0, MB)
-    data: Any = await ex.put({"weights": array, "name": "w"})
+    data = await ex.put({"weights": array, "name": "w"})
     picked = await ex.starmap(kernels.picked, [(data, index) for index in range(0, MB, 50_000)])
     assert picked == [("w", array[index]) for index in range(0, MB, 50_000)]
 
 
 async def test_arrays_of_an_object_put_once_cannot_be_written_to(ex: Executor) -> None:
-    data: Any = await ex.put(np.zeros(1000))
+    data = await ex.put(np.zeros(1000))
     with pytest.raises(ValueError, match="read-only"):
         await ex.map(kernels.zeroed, [data])
     # But what comes in a chunk is the task's own.

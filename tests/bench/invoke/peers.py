@@ -109,7 +109,7 @@ class OwnWire:
 
     def request(self, array: Array) -> list[bytes]:
         message = Message({"kernel": {}}, encode([array]))
-        return [request_body(request_parts(message), accepts="bytes")]
+        return request_body(request_parts(message), accepts="bytes")
 
     def answer(self, array: Array) -> bytes:
         reply = reply_body(reply_parts(Message({"report": {}}, encode([array]))), "bytes")

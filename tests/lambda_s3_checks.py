@@ -101,9 +101,7 @@ class Passing(BaseHTTPRequestHandler):
         """Have it answered; break the connection when only so many bytes of the answer are left."""
         upstream = HTTPConnection(*self.proxy.upstream, timeout=30)
         with contextlib.closing(upstream):
-            upstream.putrequest(
-                self.command, self.path, skip_host=True, skip_accept_encoding=True
-            )
+            upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
             for name, value in self.headers.items():
                 if name.lower() not in _HOPS:
                     upstream.putheader(name, value)

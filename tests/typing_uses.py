@@ -51,6 +51,9 @@ async def uses() -> None:
         fanout.Executor(fanout.Lambda("f", endpoint_url=emulator.url, concurrency=8)) as ex,
     ):
         assert_type(await ex.map(length, ["a"]), list[int])
+        data = await ex.put(np.zeros(3))
+        scales = await ex.starmap(scaled, [(data, 2.0), (data, 3.0)])
+        assert_type(scales, list[NDArray[np.float64]])
     with fanout.sync.stream(length, ["a"]) as found:
         for one in found:
             assert_type(one.value, int | None)

@@ -39,14 +39,13 @@ from fanout.intake import Intake
 from fanout.retry import Failure, FailureKind
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
+    from collections.abc import AsyncIterable, Callable, Iterable, Sequence
     from typing import Self
 
     from fanout.backends import Backend
+    from fanout.envelope import Request
     from fanout.events import RunEvent
-    from fanout.kernel_spec import KernelSpec
     from fanout.scheduler import Scheduler
-    from fanout.stores import RunObjects
     from fanout.tasks import Environment, Outcome
 
 
@@ -57,14 +56,9 @@ class Engine:
         run: Identifies the run.
         scheduler: Decides.
         backend: Runs attempts; already started.
-        spec: The kernel.
+        request: What all its requests have in common; its `spill` is closed with the run.
         chunks: The input; pulled from as the scheduler wants.
         deliver: Takes final outcomes as they come, and an empty batch at the end.
-        is_star: Each chunk is a tuple of arguments.
-        is_safe: Refuse pickle.
-        timeout_s: What a task may take, where the worker itself sees to that.
-        store: Locator of the store in which refs are.
-        spill: Where messages go that are too large to be carried; closed with the run.
         drains: When the input raises, finish the tasks that it gave before, and deliver them.
         observers: Told everything, in order. What one raises ends the run.
     """
@@ -75,30 +69,20 @@ class Engine:
         run: str,
         scheduler: Scheduler,
         backend: Backend,
-        spec: KernelSpec,
+        request: Request,
         chunks: Iterable[Any] | AsyncIterable[Any],
         deliver: Callable[[Sequence[Outcome[Any]]], None],
-        is_star: bool = False,
-        is_safe: bool = False,
-        timeout_s: float | None = None,
-        store: Mapping[str, Any] | None = None,
-        spill: RunObjects | None = None,
         drains: bool = False,
         observers: Sequence[Callable[[RunEvent], None]] = (),
     ) -> None:
         self._run = run
         self._scheduler = scheduler
         self._backend = backend
-        self._spec = spec
+        self._request = request
         self._intake = Intake(
             chunks, scheduler=scheduler, feed=self._feed, abort=self._abort, drains=drains
         )
         self._deliver = deliver
-        self._is_star = is_star
-        self._is_safe = is_safe
-        self._timeout_s = timeout_s
-        self._store = store
-        self._spill = spill
         self._observers = observers
         # Most runs have nobody to tell, and attempts may be many.
         self._hears_starts = bool(observers) or scheduler.timeout_s is not None
@@ -121,11 +105,11 @@ class Engine:
             self._tell(
                 RunStarted(
                     run=self._run,
-                    kernel=self._spec.name,
+                    kernel=self.kernel,
                     backend=self._backend.name,
                     concurrency=self._backend.concurrency,
                     total=self._intake.total,
-                    is_compiled_there=self._spec.is_compiled_there,
+                    is_compiled_there=self._request.kernel.is_compiled_there,
                 )
             )
         except BaseException as error:
@@ -149,8 +133,8 @@ class Engine:
         # even when the caller is cancelled meanwhile.
         cancelled = await _join(tasks)
         self._intake.chunks.clear()
-        if self._spill is not None:
-            cancelled = await _join([self._loop.create_task(self._spill.aclose())]) or cancelled
+        if (spill := self._request.spill) is not None:
+            cancelled = await _join([self._loop.create_task(spill.aclose())]) or cancelled
         # Whoever cancels a task expects it to end so, whatever else went wrong in it.
         if cancelled is not None and (error is None or isinstance(error, Exception)):
             error = cancelled
@@ -173,7 +157,7 @@ class Engine:
     @property
     def kernel(self) -> str:
         """Name of the kernel."""
-        return self._spec.name
+        return self._request.kernel.name
 
     @property
     def is_finished(self) -> bool:
@@ -215,8 +199,8 @@ class Engine:
 
     def _perform(self, action: Action) -> None:
         match action:
-            case Launch(attempt=number, tasks=tasks):
-                task = self._loop.create_task(self._attempt(number, tasks))
+            case Launch(attempt=number):
+                task = self._loop.create_task(self._attempt(action))
                 self._attempts[number] = task
                 task.add_done_callback(functools.partial(self._attempt_ended, number))
             case Deliver(outcomes=outcomes):
@@ -289,20 +273,12 @@ class Engine:
             self._loop.call_exception_handler({"message": message, "exception": error})
         self._abort(error)
 
-    async def _attempt(self, number: int, tasks: Sequence[int]) -> None:
+    async def _attempt(self, launch: Launch) -> None:
         """Carry one attempt to the backend and its reply to the scheduler."""
-        scheduler = self._scheduler
+        scheduler, number = self._scheduler, launch.attempt
         try:
-            request, sent, outcomes = build(
-                self._spec,
-                tasks,
-                self._intake.chunks,
-                is_star=self._is_star,
-                is_safe=self._is_safe,
-                timeout_s=self._timeout_s,
-                store=self._store,
-                spill=self._spill,
-            )
+            run = replace(self._request, soft_s=launch.soft_s, hard_s=launch.hard_s)
+            request, sent, outcomes = build(run, launch.tasks, self._intake.chunks)
             answer: AttemptAnswered | AttemptFailed = AttemptAnswered(number, outcomes, None)
             if sent:
                 reply = await self._backend.invoke(
@@ -312,7 +288,7 @@ class Engine:
                     reply,
                     attempt=number,
                     tasks=sent,
-                    is_safe=self._is_safe,
+                    is_safe=run.is_safe,
                     request_bytes=request.nbytes,
                     attempts_of=scheduler.attempts_of,
                     environments=self._environments,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import builtins
 import dataclasses
 import reprlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from fanout._version import __version__
@@ -56,15 +56,19 @@ class Request:
         is_safe: Whether pickle is refused on both sides.
         timeout_s: What a task may take, where the worker is to see to that; None: for ever, or the
             client does.
+        soft_s: After how long the worker begins no further task; None: it runs them all.
+        hard_s: After how long it ends the task that runs; None: whenever the service makes it.
         store: Locator of the store in which its refs are; None if there is none.
         spill: Where it and its reply may go if they are too large to be carried.
     """
 
     kernel: KernelSpec
-    chunks: Encoded
-    is_star: bool
-    is_safe: bool
+    chunks: Encoded = field(default_factory=lambda: Encoded(b"[]"))
+    is_star: bool = False
+    is_safe: bool = False
     timeout_s: float | None = None
+    soft_s: float | None = None
+    hard_s: float | None = None
     store: Mapping[str, Any] | None = None
     spill: Spill | None = None
 
@@ -111,6 +115,8 @@ class Request:
             "safe": self.is_safe,
             "local_modules": sorted(spec.local_modules),
             "timeout_s": self.timeout_s,
+            "soft_s": self.soft_s,
+            "hard_s": self.hard_s,
             "store": self.store,
             "spill": self.spill.prefix if self.spill is not None else None,
         }
@@ -141,23 +147,20 @@ def _code(spec: KernelSpec, project: Sequence[Top], buffers: list[Buffer]) -> di
 
 
 def build(
-    spec: KernelSpec,
-    tasks: Sequence[int],
-    chunks: Mapping[int, object],
-    *,
-    is_star: bool,
-    is_safe: bool,
-    timeout_s: float | None = None,
-    store: Mapping[str, Any] | None = None,
-    spill: Spill | None = None,
+    run: Request, tasks: Sequence[int], chunks: Mapping[int, object]
 ) -> tuple[Request, list[int], list[Outcome[Any]]]:
     """Encode the chunks of an attempt.
+
+    Args:
+        run: What all requests of the run have in common.
+        tasks: Those that it carries.
+        chunks: Of these tasks, and possibly others.
 
     Returns:
         The request, the tasks that are in it, and an outcome for each task whose chunk can't be
         encoded.
     """
-    encoder = ListEncoder(is_safe=is_safe, by_value=spec.local_modules, copies=False)
+    encoder = ListEncoder(is_safe=run.is_safe, by_value=run.kernel.local_modules, copies=False)
     failed: list[Outcome[Any]] = []
     for task in tasks:
         try:
@@ -166,28 +169,9 @@ def build(
             failed.append(refused(task, _caused(ChunkError(task, f"its chunk: {error}"), error)))
     if failed:  # rare: encode again without them
         errors = {outcome.index for outcome in failed}
-        kept = [task for task in tasks if task not in errors]
-        request, kept, more = build(
-            spec,
-            kept,
-            chunks,
-            is_star=is_star,
-            is_safe=is_safe,
-            timeout_s=timeout_s,
-            store=store,
-            spill=spill,
-        )
+        request, kept, more = build(run, [task for task in tasks if task not in errors], chunks)
         return request, kept, failed + more
-    request = Request(
-        kernel=spec,
-        chunks=encoder.finish(),
-        is_star=is_star,
-        is_safe=is_safe,
-        timeout_s=timeout_s,
-        store=store,
-        spill=spill,
-    )
-    return request, list(tasks), failed
+    return dataclasses.replace(run, chunks=encoder.finish()), list(tasks), failed
 
 
 def refused(task: int, error: Exception) -> Outcome[Any]:

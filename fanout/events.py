@@ -97,10 +97,20 @@ Event: TypeAlias = (
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """Send these tasks to the backend as one attempt."""
+    """Send these tasks to the backend as one attempt.
+
+    Attributes:
+        attempt: Its number.
+        tasks: What it carries.
+        soft_s: The worker shall begin no further task once it has run for so long; what is left is
+            sent again. None: it runs them all.
+        hard_s: The worker shall end a task that still runs then. None: it may take its time.
+    """
 
     attempt: int
     tasks: Sequence[int]
+    soft_s: float | None = None
+    hard_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from fanout import config
 from fanout.backends.chosen import chosen
 from fanout.codec import encode
 from fanout.engine import Engine
+from fanout.envelope import Request
 from fanout.errors import UsageError
 from fanout.grouping import Grouping
 from fanout.intake import checked_input
@@ -339,14 +340,16 @@ class Executor:
             run=run,
             scheduler=scheduler,
             backend=self._backend,
-            spec=prepare(kernel, is_safe=is_safe),
+            request=Request(
+                kernel=prepare(kernel, is_safe=is_safe),
+                is_star=is_star,
+                is_safe=is_safe,
+                timeout_s=timeout_s if stops_tasks else None,
+                store=self._store.locator if self._has_put or self._is_store_given else None,
+                spill=self._spill(run),
+            ),
             chunks=source,
             deliver=deliver,
-            is_star=is_star,
-            is_safe=is_safe,
-            timeout_s=timeout_s if stops_tasks else None,
-            store=self._store.locator if self._has_put or self._is_store_given else None,
-            spill=self._spill(run),
             drains=is_consumed,
             observers=[*observers, *self._observers(options)],
         )

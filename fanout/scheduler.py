@@ -15,7 +15,8 @@ A task is, at any moment, in exactly one place:
                  +---------- attempt did not run, was refused or lost, or left it (not charged)
 
 Groups and blame. A crash or a timeout of an attempt that carried several tasks blames none of them:
-each is sent again *alone*, at no charge, and the guilty one convicts itself. What a kernel raises
+each is sent again *alone*, at no charge, and the guilty one convicts itself. So it is with one that
+leaves all its tasks, as its first one ran into the hard deadline. What a kernel raises
 belongs to its task and never touches its neighbours. What is lost on the way stays together: that
 is nobody's fault, and happens to a task at most `retry.max_lost` times.
 
@@ -237,6 +238,11 @@ class Scheduler:
             return  # ignored before it answered
         self._reached()
         owed = set(tasks)
+        if not event.outcomes and len(tasks) > 1 and owed.issubset(event.left):
+            # It ended the first of them at the hard deadline: on its own it has none.
+            detail = "a task took longer than its group was given"
+            self._blame(tasks, Failure(kind=FailureKind.TIMED_OUT, detail=detail), now_s)
+            return
         if event.outcomes and not owed.issubset(event.left):  # else it made no progress
             owed.difference_update(event.left)
         done = len(owed)

@@ -95,6 +95,9 @@ class Spill(Protocol):
     def done(self, spilled: Iterable[Spilled]) -> None:
         """Say that nobody will read these any more."""
 
+    async def aclose(self) -> None:
+        """Remove what is left."""
+
 
 def digest_of(parts: Iterable[Buffer]) -> str:
     """sha256 of a message in pieces, hexadecimal."""

@@ -57,9 +57,19 @@ class TaskRun:
         self._left = 0
         self._room = math.inf if allowance is None else allowance.reply_bytes
         self._allowance = allowance
-        self._timeout_s: float | None = request.head.get("timeout_s")
-        self._stopper = Stopper(allowance.until_s, self._timeout_s) if allowance else None
-        self.setup_s = time.perf_counter() - began_s
+        self._timeout_s: float | None = request.head["timeout_s"]
+        # The client's deadlines count from here: loading a kernel is no part of what it foresaw.
+        self._ended_s = time.perf_counter()  # of the newest task
+        soft_s, hard_s = request.head["soft_s"], request.head["hard_s"]
+        self._soft_until_s = math.inf if soft_s is None else self._ended_s + soft_s
+        hard_until_s = math.inf if hard_s is None else self._ended_s + hard_s
+        until_s = min(hard_until_s, allowance.until_s if allowance else math.inf)
+        self._is_hard = until_s == hard_until_s
+        self._most_s: float | None = hard_s
+        if allowance is not None and not self._is_hard:
+            self._most_s = allowance.service_s
+        self._stopper = Stopper(until_s, self._timeout_s) if math.isfinite(until_s) else None
+        self.setup_s = self._ended_s - began_s
 
     def all(self) -> None:
         """Run them."""
@@ -73,7 +83,7 @@ class TaskRun:
                     if self._is_over(position):
                         break
                     self._one(position, chunk)
-                    if self._allowance is not None and not self._fits(position):
+                    if self._left or (self._allowance is not None and not self._fits(position)):
                         break
                     if out.size or err.size:
                         self._keep_printed(position, out.take(), err.take())
@@ -82,16 +92,17 @@ class TaskRun:
 
     def _is_over(self, position: int) -> bool:
         """Whether there is no time for the next task, so that it and the others are left."""
-        if not self._stopper or not position:
+        if not position:
             return False
-        if self._stopper.is_over(sum(self.seconds) / position):
+        is_over = self._ended_s >= self._soft_until_s or (
+            self._stopper is not None and self._stopper.is_over(sum(self.seconds) / position)
+        )
+        if is_over:
             self._left = len(self._chunks) - position
-        return self._left > 0
+        return is_over
 
     def _fits(self, position: int) -> bool:
         """Whether the reply has room for what the newest task brought; else it is taken back."""
-        if self._left:
-            return False
         size = self._values.newest_bytes() + _TASK_BYTES
         if self._failed and self._failed[-1][0] == position:
             size += _size_of(self._failed[-1][1])
@@ -136,21 +147,25 @@ class TaskRun:
         try:
             value = self._call(chunk)
         except StoppedError as error:
-            self.seconds.append(time.perf_counter() - began_s)
+            self._took(began_s)
             self._values.add(None)
             self._stopped(position, began_s, error)
             return
         except BaseException as error:  # noqa: BLE001  # even SystemExit is the kernel's affair
-            self.seconds.append(time.perf_counter() - began_s)
+            self._took(began_s)
             self._values.add(None)
             failure = described_failure("kernel", error) | self._whole(error)
             self._failed.append((position, failure))
             return
-        self.seconds.append(time.perf_counter() - began_s)
+        self._took(began_s)
         try:
             self._values.add(value)
         except BaseException as error:  # noqa: BLE001  # its __reduce__ is the kernel's affair, too
             self._failed.append((position, described_failure("result", error)))
+
+    def _took(self, began_s: float) -> None:
+        self._ended_s = time.perf_counter()
+        self.seconds.append(self._ended_s - began_s)
 
     def _undecodable(self, error: Exception) -> dict[str, Any]:
         failure = described_failure("chunk", error)
@@ -164,13 +179,12 @@ class TaskRun:
     def _stopped(self, position: int, began_s: float, error: StoppedError) -> None:
         """A task was stopped: it had its time, or started too late in its group to have it."""
         assert self._stopper is not None
-        assert self._allowance is not None
         was_short = self._stopper.was_short(began_s)
-        if was_short and position:
-            self._leave_from(position)
+        if was_short and (position or (self._is_hard and len(self._chunks) > 1)):
+            self._leave_from(position)  # of a group that is all left, each task is sent alone
             return
         failure = described_failure("timeout", error) | {
-            "allowed_s": self._allowance.service_s if was_short else self._timeout_s,
+            "allowed_s": self._most_s if was_short else self._timeout_s,
             "is_service": was_short,
             "traceback": traceback_of(error),
         }

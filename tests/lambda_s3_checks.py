@@ -29,6 +29,7 @@ from tests.far_stores_checks import reset
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
+    import aioboto3
     import numpy.typing as npt
 
     Array = npt.NDArray[np.float64]
@@ -45,7 +46,7 @@ _WORKERS_KEY: Final = "ASIAEMULATEDFUNCTION"
 _HOPS: Final = {"connection", "expect", "transfer-encoding", "keep-alive"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Seen:
     """A request.
 
@@ -55,7 +56,7 @@ class Seen:
         key: Of the object, with the store's prefix; nothing if it is about the bucket.
         query: What follows the path.
         headers: By their names in lower case.
-        body: Its body.
+        body: Its body, once it has come.
     """
 
     who: str
@@ -63,7 +64,7 @@ class Seen:
     key: str
     query: str
     headers: dict[str, str]
-    body: bytes = field(repr=False)
+    body: bytes = field(default=b"", repr=False)
 
     @property
     def is_first_part(self) -> bool:
@@ -84,12 +85,6 @@ class Passing(BaseHTTPRequestHandler):
             self.proxy.connections += 1
 
     def handle_any(self) -> None:
-        nbytes = int(self.headers.get("Content-Length", "0"))
-        assert "Transfer-Encoding" not in self.headers
-        self.body = self.rfile.read(nbytes)
-        if len(self.body) < nbytes:  # its sender has given up
-            self.close_connection = True
-            return
         self.proxy.handle(self)
 
     do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = handle_any  # noqa: N815
@@ -97,8 +92,14 @@ class Passing(BaseHTTPRequestHandler):
     def log_message(self, *args: object) -> None:
         pass
 
+    def take_body(self) -> bytes:
+        """Read it, as far as it comes."""
+        assert "Transfer-Encoding" not in self.headers
+        self.body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+        return self.body
+
     def pass_on(self, missing: int = 0) -> None:
-        """Have it answered; break the connection when only so many bytes of the answer are left."""
+        """Have it answered; with all of the answer but so many bytes, then break the connection."""
         upstream = HTTPConnection(*self.proxy.upstream, timeout=30)
         with contextlib.closing(upstream):
             upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
@@ -151,11 +152,14 @@ class Proxy:
             key=unquote(url.path).removeprefix("/").partition("/")[2],
             query=url.query,
             headers=headers,
-            body=passing.body,
         )
         with self.lock:
             self.seen.append(seen)
             act = next(filter(None, (rule(seen) for rule in self.rules)), Passing.pass_on)
+        if act is not cut_upload:
+            seen.body = passing.take_body()
+            if len(seen.body) < int(headers.get("content-length", "0")):
+                reset(passing)  # its sender has given up
         act(passing)
 
     def forget(self) -> None:
@@ -277,6 +281,11 @@ def random_array(seed: int, megabytes: int = 8) -> Array:
     return np.random.default_rng(seed).random(megabytes * MB // 8)
 
 
+def session() -> aioboto3.Session:
+    """A client's session where there is no Lambda."""
+    return stands.session_of(_ROOT_KEYS)
+
+
 async def at_once(_: float) -> None:
     """Pause for no time."""
 
@@ -296,3 +305,14 @@ def when(who: str, method: str, key: str, act: Act, *, times: int | None = None)
         return act if times is None or done <= times else None
 
     return rule
+
+
+def cut_upload(passing: Passing) -> None:
+    """Break the connection in the middle of the request's body."""
+    passing.rfile.read(int(passing.headers["Content-Length"]) // 2)
+    reset(passing)
+
+
+def cut_download(passing: Passing) -> None:
+    """Break the connection near the end of the answer's body."""
+    passing.pass_on(missing=1000)

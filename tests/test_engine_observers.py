@@ -154,6 +154,7 @@ def test_an_observer_that_raises_ends_the_run_with_that_error(at: type) -> None:
 def test_other_observers_see_the_end_even_so(at: type) -> None:
     """A display must close."""
     from fanout.engine import Engine
+    from fanout.envelope import Request
     from fanout.grouping import Grouping, GroupPolicy
     from fanout.kernel_spec import prepare
     from fanout.scheduler import Scheduler
@@ -169,7 +170,7 @@ def test_other_observers_see_the_end_even_so(at: type) -> None:
             run="r",
             scheduler=Scheduler(limit=1, grouping=Grouping(GroupPolicy()), rng=random.Random(0)),
             backend=backend,
-            spec=prepare(square),
+            request=Request(kernel=prepare(square)),
             chunks=[1, 2],
             deliver=lambda _: None,
             observers=[before.append, _Fussy(at, OwnError()), after.append],

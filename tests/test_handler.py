@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fanout.envelope import build, read
+from fanout.envelope import Request, build, read
 from fanout.errors import DecodeError, ProtocolError, ResultError, TaskTimeoutError
 from fanout.events import AttemptAnswered, AttemptFailed
 from fanout.handler import handle
@@ -40,14 +40,8 @@ def invoked(
     timeout_s: float | None = None,
 ) -> AttemptAnswered | AttemptFailed:
     numbered = dict(enumerate(chunks))
-    request, sent, _ = build(
-        prepare(kernel),
-        list(numbered),
-        numbered,
-        is_star=False,
-        is_safe=False,
-        timeout_s=timeout_s,
-    )
+    run = Request(kernel=prepare(kernel), timeout_s=timeout_s)
+    request, sent, _ = build(run, list(numbered), numbered)
     event = json.loads(b"".join(request_body(request_parts(request.message()), accepts=accepts)))
     returned = handle(event, Context(left_s))
     body = returned if isinstance(returned, bytes) else json.dumps(returned).encode()

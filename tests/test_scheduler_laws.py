@@ -442,6 +442,9 @@ class Laws(RuleBasedStateMachine):
         step = _Step()
         owed = list(self._take(number))
         self._live()
+        if not outcomes and len(owed) > 1 and not set(owed) - set(left):
+            self._blame(step, tuple(owed), Failure(kind=FailureKind.TIMED_OUT))
+            return step
         if outcomes and set(owed) - set(left):  # else it got nowhere, and would so for ever
             self._send_again(tuple(task for task in owed if task in left))
             owed = [task for task in owed if task not in left]

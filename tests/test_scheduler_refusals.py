@@ -410,6 +410,18 @@ def test_an_answer_that_leaves_every_task_is_not_believed(outcomes: tuple[Outcom
     assert any(isinstance(o.error, WorkerCrashedError) for o in bench.outcomes)
 
 
+def test_tasks_of_a_group_that_is_left_as_a_whole_are_tried_alone_and_uncharged() -> None:
+    """Its first task ran into the hard deadline of the group."""
+    bench = Bench(limit=1, group=3)
+    bench.offer(3)
+    actions = bench.feed(AttemptAnswered(0, (), None, [0, 1, 2]))
+    assert [action.tasks for action in actions if isinstance(action, Launch)] == [[0]]
+    bench.answer(1)
+    bench.answer(2)
+    bench.answer(3)
+    assert [outcome.attempts for outcome in bench.outcomes] == [1, 1, 1]
+
+
 def test_an_answer_without_outcomes_is_not_believed_and_charges_every_task() -> None:
     bench = Bench(limit=1, group=3)
     bench.offer(3)

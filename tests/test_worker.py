@@ -17,7 +17,7 @@ import pytest
 
 from fanout import worker as worker_module
 from fanout.codec import decode
-from fanout.envelope import build
+from fanout.envelope import Request, build
 from fanout.errors import ChunkError, DecodeError, EncodeError, KernelLoadError, ResultError
 from fanout.events import AttemptAnswered
 from fanout.kernel_spec import prepare
@@ -161,9 +161,7 @@ def test_a_result_that_cannot_be_decoded_by_the_client_is_an_error_of_its_task_a
 
 def test_chunks_that_cannot_be_sent_are_errors_of_their_tasks_and_the_others_go() -> None:
     chunks = {4: np.zeros(5000), 5: threading.Lock(), 6: Fickle(), 7: 8}
-    request, sent, failed = build(
-        prepare(square), [4, 5, 6, 7], chunks, is_star=False, is_safe=False
-    )
+    request, sent, failed = build(Request(kernel=prepare(square)), [4, 5, 6, 7], chunks)
     assert sent == [4, 7]
     assert len(decode(request.chunks)) == 2
     assert [outcome.index for outcome in failed] == [5, 6]
@@ -298,7 +296,7 @@ def test_only_so_many_kernels_are_kept_and_the_least_used_go_first() -> None:
 
 def test_a_kept_kernel_does_not_keep_the_request_it_came_with() -> None:
     worker, spec = Worker(), prepare(functools.partial(scaled, np.ones(20_000)))
-    request, _, _ = build(spec, [0], {0: 1.0}, is_star=False, is_safe=False)
+    request, _, _ = build(Request(kernel=spec), [0], {0: 1.0})
     memory = bytearray(b"".join(frame(request.message())))
     worker.run(unframe(memoryview(memory)))
     gc.collect()

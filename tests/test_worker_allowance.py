@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from fanout.envelope import build
+from fanout.envelope import Request, build
 from fanout.errors import ResultError, TaskTimeoutError
 from fanout.events import AttemptAnswered
 from fanout.kernel_spec import prepare
@@ -19,7 +19,7 @@ from fanout.lambda_wire import reply_body, reply_parts
 from fanout.retry import FailureKind
 from fanout.stopping import Allowance, StoppedError, Stopper
 from fanout.worker import Worker
-from tests.worker_checks import answer_of, journey
+from tests.worker_checks import answer_of, journey, request_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,14 +34,8 @@ def answered(
     reply_bytes: int = 2**20,
 ) -> AttemptAnswered:
     numbered = dict(enumerate(chunks))
-    request, sent, _ = build(
-        prepare(kernel),
-        list(numbered),
-        numbered,
-        is_star=False,
-        is_safe=False,
-        timeout_s=timeout_s,
-    )
+    run = Request(kernel=prepare(kernel), timeout_s=timeout_s)
+    request, sent, _ = build(run, list(numbered), numbered)
     allowance = Allowance(
         until_s=time.perf_counter() + left_s, service_s=left_s, reply_bytes=reply_bytes
     )
@@ -119,13 +113,9 @@ def test_a_task_that_began_too_late_in_its_group_is_left_with_all_after_it() -> 
 
 
 def test_no_task_is_begun_for_which_there_is_no_time() -> None:
-    def slow(chunk: int) -> int:
-        time.sleep(0.1)
-        return chunk
-
-    answer = answered(slow, range(50), left_s=0.35)
+    answer = answered(slow, range(50), left_s=0.09)
     done = len(answer.outcomes)
-    assert 1 <= done <= 3
+    assert 1 <= done <= 4
     assert answer.left == range(done, 50)
     assert [outcome.value for outcome in answer.outcomes] == list(range(done))
 
@@ -243,7 +233,57 @@ def test_a_reply_never_exceeds_its_room(kernel: Callable[[int], Any], room: int)
     spec = prepare(kernel)
     for size in (0, 100, 900, 1_100, 5_000, 70_000):
         chunks = dict(enumerate([size] * 300))
-        request, _, _ = build(spec, list(chunks), chunks, is_star=False, is_safe=False)
+        request, _, _ = build(Request(kernel=spec), list(chunks), chunks)
         allowance = Allowance(until_s=time.perf_counter() + 60, service_s=60.0, reply_bytes=room)
         reply = Worker().run(journey(request.message()), allowance)
         assert len(reply_body(reply_parts(reply), "bytes")) <= room + 16 * 1024
+
+
+# ---- deadlines of the client ----
+
+
+def within(
+    kernel: Callable[[Any], Any], chunks: Sequence[Any], **deadlines: float
+) -> AttemptAnswered:
+    """As a worker on this machine runs it: nothing is allowed or forbidden but by the client."""
+    request = request_of(prepare(kernel), chunks)
+    request.head.update(deadlines)
+    answer = answer_of(Worker().run(request), len(chunks))
+    assert isinstance(answer, AttemptAnswered), answer
+    return answer
+
+
+def slow(chunk: int) -> int:
+    time.sleep(0.02)
+    return chunk
+
+
+def test_past_the_soft_deadline_no_task_is_begun() -> None:
+    answer = within(slow, range(50), soft_s=0.05)
+    assert 1 <= len(answer.outcomes) < 50
+    assert list(answer.left) == list(range(len(answer.outcomes), 50))
+    assert all(outcome.value is not None for outcome in answer.outcomes)
+
+
+def test_however_short_the_soft_deadline_one_task_is_done() -> None:
+    answer = within(slow, [1, 2, 3], soft_s=0.0)
+    assert [outcome.value for outcome in answer.outcomes] == [1]
+    assert list(answer.left) == [1, 2]
+
+
+def test_a_task_that_runs_into_the_hard_deadline_is_left_with_those_after_it() -> None:
+    answer = within(hang_on_three, [1, 2, 3, 4], hard_s=0.2)
+    assert [outcome.value for outcome in answer.outcomes] == [1, 2]
+    assert list(answer.left) == [2, 3]
+
+
+def test_a_group_whose_first_task_runs_into_the_hard_deadline_is_left_as_a_whole() -> None:
+    answer = within(hang_on_three, [3, 4], hard_s=0.1)
+    assert not answer.outcomes
+    assert list(answer.left) == [0, 1]
+
+
+def test_alone_a_task_that_runs_into_the_hard_deadline_has_timed_out() -> None:
+    (outcome,) = within(hang_on_three, [3], hard_s=0.1).outcomes
+    assert isinstance(outcome.error, TaskTimeoutError)
+    assert "0.1 s" in str(outcome.error)

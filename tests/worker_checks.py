@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fanout.envelope import build, read
+from fanout.envelope import Request, build, read
 from fanout.events import AttemptAnswered, AttemptFailed
 from fanout.kernel_spec import prepare
 from fanout.wire import Message, frame, unframe
@@ -31,7 +31,9 @@ def request_of(
     is_safe: bool = False,
 ) -> Message:
     numbered = dict(enumerate(chunks))
-    request, _, failed = build(spec, list(numbered), numbered, is_star=is_star, is_safe=is_safe)
+    request, _, failed = build(
+        Request(kernel=spec, is_star=is_star, is_safe=is_safe), list(numbered), numbered
+    )
     assert not failed
     return journey(request.message(with_code=with_code))
 

@@ -83,7 +83,8 @@ def range_end(what: str, nbytes: int, start: int, stop: int | None) -> int:
     if max(start, stop or 0) > nbytes:
         msg = (
             f"{what} has {nbytes} bytes, and at least {max(start, stop or 0)} were expected: it is "
-            "damaged or was exchanged; run again, so that it is put anew"
+            "damaged or was exchanged; run again; if fanout put it there, delete it first, since "
+            "what is there isn't put anew"
         )
         raise StoreError(msg)
     return nbytes if stop is None else stop
@@ -92,6 +93,6 @@ def range_end(what: str, nbytes: int, start: int, stop: int | None) -> int:
 def missing(what: str, where: str) -> StoreError:
     """The error for an object that isn't there."""
     return StoreError(
-        f"{what} is not in the store (deleted under way, or of another run): {where} has nothing "
-        "by that name; run again, so that it is put anew"
+        f"{what} is not in the store (deleted under way, or of another run or store): {where} has "
+        "nothing by that name; run again, or put it again if a Ref names it"
     )

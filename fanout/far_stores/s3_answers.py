@@ -167,7 +167,8 @@ def _remedy(refused: Refusal, method: str, key: str, place: Place) -> str:
     if refused.region and refused.region != place.region:
         return (
             f"the bucket {place.bucket} is in {refused.region}, not in {place.region}: name "
-            f"{refused.region} as the store's region"
+            f"{refused.region} as the store's region, as in store=fanout.stores.S3Store("
+            f"{place.bucket!r}, {place.prefix.strip('/')!r}, region={refused.region!r})"
         )
     if refused.status == 403:
         right = _RIGHTS.get(method, "s3:GetObject")

@@ -118,8 +118,10 @@ class Download:
     def _exchanged(self) -> StoreError:
         if self._is_planned:
             return StoreError(f"{self._what} changed since it was planned: plan again")
-        msg = f"{self._what} was exchanged under way: run again, so that it is put anew"
-        return StoreError(msg)
+        return StoreError(
+            f"{self._what} was exchanged under way: run again; if fanout put it there, delete it "
+            "first, and see who else may write into the store"
+        )
 
     def _begin(self, total: int, first_end: int) -> None:
         """Make room, and have threads fetch what the first answer doesn't bring."""

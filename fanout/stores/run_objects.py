@@ -50,6 +50,7 @@ class RunObjects:
         # With what nobody else has, since all of it will be deleted.
         self._prefix = f"runs/{int(time.time())}-{run}-{secrets.token_hex(8)}/"
         self._is_used = False
+        self._holds_some = False
         self._read: list[Spilled] = []
         self._deleting: asyncio.Task[None] | None = None
 
@@ -72,6 +73,7 @@ class RunObjects:
             digest=await asyncio.to_thread(digest_of, parts),
         )
         await self._store.put(spilled.key, parts)
+        self._holds_some = True
         return spilled
 
     async def get(self, spilled: Spilled) -> memoryview:
@@ -80,6 +82,7 @@ class RunObjects:
         if not spilled.key.startswith(self._prefix):
             msg = f"a worker says that its reply is {spilled.key}, which isn't of this run"
             raise StoreError(msg)
+        self._holds_some = True
         content = await self._store.get(spilled.key, spilled.nbytes)
         if spilled.nbytes < _LARGE_BYTES:
             return _checked(content, spilled)
@@ -118,7 +121,9 @@ class RunObjects:
         try:
             await deleting
         except (StoreError, TimeoutError) as error:
-            _LOG.warning(
+            # Where nothing could be put, that was told, and most likely nothing is left.
+            _LOG.log(
+                logging.WARNING if self._holds_some else logging.DEBUG,
                 "fanout: objects of this run are left in the store, under %s (%s); a lifecycle "
                 "rule for runs/, or a run after a week, removes them",
                 self._prefix,

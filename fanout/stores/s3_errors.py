@@ -156,7 +156,8 @@ def _elsewhere(refusal: Refusal, where: Where) -> str:
     if refusal.region and refusal.region != where.region:
         return (
             f"the bucket {where.bucket} is in {refusal.region}, not in {where.region}: "
-            f"pass region={refusal.region!r}"
+            f"pass region={refusal.region!r}, as in store=fanout.stores.S3Store("
+            f"{where.bucket!r}, {where.prefix.strip('/')!r}, region={refusal.region!r})"
         )
     return (
         f"the bucket {where.bucket} is not in {where.region} ({refusal}): pass the region that "

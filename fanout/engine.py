@@ -85,7 +85,7 @@ class Engine:
         self._deliver = deliver
         self._observers = observers
         # Most runs have nobody to tell, and attempts may be many.
-        self._hears_starts = bool(observers) or scheduler.timeout_s is not None
+        self._hears_starts = bool(observers) or scheduler.hears_starts
 
         self._environments: dict[str, Environment] = {}
         self._attempts: dict[int, asyncio.Task[None]] = {}  # those that the scheduler waits for

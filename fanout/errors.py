@@ -15,6 +15,7 @@
     │   ├── OutOfMemoryError      its worker was killed for the memory it took
     │   └── TaskLostError         its attempts were lost between here and the service
     ├── StoreError                an object can't be put into the store, or had from it
+    ├── BudgetExceededError       the run may not cost any more; .run has what was done
     ├── KernelLoadError           a worker can't load the kernel: no task can run
     ├── ProtocolError             client and worker don't speak the same version
     └── BackendError              the backend can't run anything at all
@@ -28,7 +29,10 @@ library: the worker uses these classes too.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from fanout.outcomes import Run
 
 
 class FanoutError(Exception):
@@ -211,6 +215,35 @@ class TaskLostError(TaskError):
 
 class StoreError(FanoutError):
     """An object can't be put into the store or had from it; the message says what to do."""
+
+
+class BudgetExceededError(FanoutError):
+    """The run ended before all tasks were done, since it might have cost more than it may.
+
+    Attributes:
+        spent_gb_s: What it cost, GB-seconds.
+        max_gb_s: What it may cost, GB-seconds.
+        worst_gb_s: What its next attempt might have cost, GB-seconds.
+        run: What was done until then; None if there is no record of it.
+    """
+
+    def __init__(
+        self,
+        spent_gb_s: float,
+        max_gb_s: float,
+        worst_gb_s: float,
+        run: Run[Any] | None = None,
+    ) -> None:
+        kept = "; what is done is in .run of this error" if run is not None else ""
+        super().__init__(
+            f"the run has cost {spent_gb_s:.6g} GB-seconds and may cost max_gb_s={max_gb_s:.6g}, "
+            f"which leaves too little for an attempt that takes {worst_gb_s:.6g} at worst: raise "
+            f"max_gb_s, or lower timeout_s or the function's memory, which set the worst{kept}"
+        )
+        self.spent_gb_s = spent_gb_s
+        self.max_gb_s = max_gb_s
+        self.worst_gb_s = worst_gb_s
+        self.run = run
 
 
 class KernelLoadError(FanoutError):

@@ -23,10 +23,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Offered:
-    """The input gave `count` more chunks, with indices from `first`."""
+    """The input gave `count` more chunks, with indices from `first`; 1 is a usual weight."""
 
     first: int
     count: int
+    weights: Sequence[float] | None = None
 
 
 @dataclass(frozen=True, slots=True)

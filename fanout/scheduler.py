@@ -64,6 +64,7 @@ from fanout.events import (
     WakeAt,
 )
 from fanout.retry import Failure, FailureKind, RetryPolicy, error_of
+from fanout.task_queue import TaskQueue
 from fanout.tasks import Outcome
 from fanout.throttle import PATIENCE_S, Throttle
 
@@ -78,6 +79,12 @@ if TYPE_CHECKING:
 # place in flight: more than a pool that is being refilled ever shows, fewer than a minute of a
 # machine on which workers can't start.
 _MOST_BARREN_ATTEMPTS = 20
+# Probes that take longer than this are no small tasks: a cold start (2 s) and some.
+_PROBING_S = 3.0
+# So many times as many tasks as there are probes are no reason to wait for what they say.
+_FEW = 4
+# So many attempts launched at once show how fast the client is.
+_BURST = 32
 
 
 class Scheduler:
@@ -120,7 +127,7 @@ class Scheduler:
         self._stops_on_failure = stops_on_failure
 
         self._unsettled: set[int] = set()
-        self._queue: deque[int] = deque()
+        self._queue = TaskQueue()
         self._alone: deque[int] = deque()
         self._backing_off: list[tuple[float, tuple[int, ...]]] = []
         self._attempts: dict[int, Sequence[int]] = {}  # in flight, with their tasks
@@ -132,8 +139,14 @@ class Scheduler:
         self._throttle = Throttle(self._retry, rng)
         self._compiled: set[str] = set()  # environments in which numba compiled
 
+        # The first tasks go alone, to see how long they take; until when the others wait for it.
+        self._probes: deque[int] = deque()
+        self._probed = 0
+        self._probing_until_s: float | None = None
+        self._bursting: tuple[int, int, float] | None = None  # last attempt, how many, since when
         self._next_attempt = 0
         self._offered = 0
+        self._offered_amount = 0.0
         self._input_ended = False
         self._ready: list[Outcome[Any]] = []  # to deliver at the end of this step
         self._held: dict[int, Outcome[Any]] = {}  # ordered runs: waiting for a predecessor
@@ -164,6 +177,11 @@ class Scheduler:
         return self._timeout_s
 
     @property
+    def hears_starts(self) -> bool:
+        """Whether it wants to know when attempts start."""
+        return self._timeout_s is not None or self._grouping.hears_starts
+
+    @property
     def window(self) -> int:
         """Most chunks that may be pulled from the input and not yet be consumed."""
         return self._window
@@ -187,12 +205,12 @@ class Scheduler:
         match event:
             case AttemptAnswered():
                 self._on_answered(event, now_s)
-            case Offered(first=first, count=count):
-                self._on_offered(first, count)
+            case Offered(first=first, count=count, weights=weights):
+                self._on_offered(first, count, weights)
             case AttemptStarted(attempt=number):
+                self._on_started(number, now_s)
                 if self._timeout_s is None:
                     return []
-                self._on_started(number, now_s)
             case Consumed(count=count):
                 self._unconsumed = max(0, self._unconsumed - count)
             case AttemptFailed(attempt=number, failure=failure):
@@ -216,16 +234,21 @@ class Scheduler:
 
     # ---- events ----
 
-    def _on_offered(self, first: int, count: int) -> None:
+    def _on_offered(self, first: int, count: int, weights: Sequence[float] | None) -> None:
         assert first == self._offered, "chunks are offered in order, each once"
         tasks = range(first, first + count)
         self._offered += count
+        self._offered_amount += count if weights is None else sum(weights)
         self._unsettled.update(tasks)
-        self._queue.extend(tasks)
+        self._queue.add(tasks, weights)
 
     def _on_started(self, number: int, now_s: float) -> None:
         if number in self._attempts and self._timeout_s is not None:
             self._deadlines.setdefault(number, now_s + self._timeout_s)  # the first start counts
+        if self._bursting is not None and number >= self._bursting[0]:
+            _, count, since_s = self._bursting
+            self._bursting = None
+            self._grouping.launched(count, now_s - since_s)
 
     def _take(self, number: int) -> Sequence[int] | None:
         """End an attempt; its tasks, or None if it is not in flight any more."""
@@ -247,8 +270,10 @@ class Scheduler:
             owed.difference_update(event.left)
         done = len(owed)
         if event.report is not None:
+            done_tasks = [task for task in tasks if task in owed]
             self._grouping.observe(
                 tasks=done,
+                amount=self._queue.weight_of(done_tasks),
                 busy_s=self._busy_s(event.report),
                 payload_bytes=event.report.payload_bytes,
             )
@@ -372,11 +397,14 @@ class Scheduler:
 
     def _requeue(self, tasks: Sequence[int]) -> None:
         """Send these next. A task on its own stays so: it may be there because of a crash."""
-        place = self._queue if len(tasks) > 1 else self._alone
-        place.extendleft(reversed(tasks))
+        if len(tasks) > 1:
+            self._queue.put_back(tasks)
+        else:
+            self._alone.extendleft(tasks)
 
     def _settle(self, outcome: Outcome[Any]) -> None:
         self._unsettled.discard(outcome.index)
+        self._queue.forget(outcome.index)
         if self._charged or self._lost:
             self._charged.pop(outcome.index, None)
             self._lost.pop(outcome.index, None)
@@ -403,31 +431,92 @@ class Scheduler:
     def _resume(self, now_s: float) -> None:
         while self._backing_off and self._backing_off[0][0] <= now_s:
             _, tasks = heapq.heappop(self._backing_off)
-            (self._alone if len(tasks) == 1 else self._queue).extend(tasks)
+            if len(tasks) == 1:
+                self._alone.extend(tasks)
+            else:
+                self._queue.put_back(tasks, first=False)
 
     def _launch(self, now_s: float) -> None:
-        if now_s < self._throttle.until_s:
+        if now_s < self._throttle.until_s or not self._is_waiting or self.is_finished:
             return
-        while not self.is_finished and len(self._attempts) < self._limit:
-            if self._alone:
-                tasks = [self._alone.popleft()]
-            elif self._queue:
-                size = min(self._group_size(), len(self._queue))
-                tasks = [self._queue.popleft() for _ in range(size)]
-            else:
-                return
-            number = self._next_attempt
-            self._next_attempt += 1
-            self._attempts[number] = tasks
-            self._actions.append(Launch(number, tasks))
+        fleet = self._fleet()
+        first = self._next_attempt
+        while self._is_waiting and len(self._attempts) < fleet:
+            tasks = [self._alone.popleft()] if self._alone else self._next_group(fleet, now_s)
+            if not tasks:
+                break
+            self._launch_one(tasks)
+        self._burst(first, now_s)
 
-    def _group_size(self) -> int:
-        remaining = None
+    @property
+    def _is_waiting(self) -> bool:
+        """Whether there are tasks to send."""
+        return bool(self._alone or self._probes or self._queue)
+
+    def _launch_one(self, tasks: Sequence[int]) -> None:
+        number = self._next_attempt
+        self._next_attempt += 1
+        self._attempts[number] = tasks
+        # A task on its own can't be divided.
+        amount = self._queue.weight_of(tasks)
+        soft_s = self._grouping.soft_s(amount) if len(tasks) > 1 else None
+        self._actions.append(Launch(number, tasks, soft_s))
+
+    def _next_group(self, fleet: int, now_s: float) -> list[int]:
+        """What the next attempt carries; nothing while it is for the probes to say."""
+        if self._is_probing(now_s):
+            if self._probing_until_s is None:
+                self._probing_until_s = now_s + _PROBING_S
+            if not self._probes and self._probed < self._grouping.probes and self._queue:
+                self._probes.extend(self._queue.take_strided(self._grouping.probes - self._probed))
+                self._probed += len(self._probes)
+            return [self._probes.popleft()] if self._probes else []
+        size = self._grouping.size(remaining=self._remaining(), fleet=fleet)
+        return self._queue.take(size, self._grouping.most_tasks)
+
+    def _is_probing(self, now_s: float) -> bool:
+        """Whether single tasks go ahead, to see how long they take."""
+        if not self._grouping.is_probing:
+            is_over = True
+        elif self._probing_until_s is not None:
+            # What takes so long goes alone in any case.
+            is_over = now_s >= self._probing_until_s
+        else:
+            remaining = self._remaining()
+            is_over = remaining is not None and remaining <= _FEW * self._grouping.probes
+        if is_over and self._probes:
+            self._queue.put_back(self._probes)
+            self._probes.clear()
+        return not is_over
+
+    def _burst(self, first: int, now_s: float) -> None:
+        """Measure the client's rate by how long it takes to start many attempts in a row."""
+        count = self._next_attempt - first
+        if count >= _BURST and self._bursting is None:
+            self._bursting = (self._next_attempt - 1, count, now_s)
+
+    def _fleet(self) -> int:
+        """How many attempts to have in flight."""
+        amount = None
         if self._input_ended:
-            remaining = len(self._queue)
+            amount = self._offered_amount
         elif self._total is not None:
-            remaining = len(self._queue) + max(0, self._total - self._offered)
-        return self._grouping.size(remaining=remaining, limit=self._limit)
+            amount = self._offered_amount + self._not_offered()
+        return self._grouping.fleet(amount, self._limit)
+
+    def _remaining(self) -> float | None:
+        """The weight of all that is not sent yet, where that can be known."""
+        if self._input_ended:
+            return self._queue.amount
+        if self._total is not None:
+            return self._queue.amount + self._not_offered()
+        return None
+
+    def _not_offered(self) -> float:
+        """The weight of what the input still has, if it is like what it gave."""
+        assert self._total is not None
+        mean = self._offered_amount / self._offered if self._offered else 1.0
+        return max(0, self._total - self._offered) * mean
 
     def _settle_or_wake(self, now_s: float) -> None:
         if self.is_finished:
@@ -438,7 +527,9 @@ class Scheduler:
         due_s = [self._backing_off[0][0]] if self._backing_off else []
         if self._deadlines:
             due_s.append(next(iter(self._deadlines.values())))
-        if now_s < self._throttle.until_s and (self._queue or self._alone):
+        if self._queue and self._probing_until_s is not None and now_s < self._probing_until_s:
+            due_s.append(self._probing_until_s)
+        if now_s < self._throttle.until_s and self._is_waiting:
             due_s.append(self._throttle.until_s)
         if self._armed_s is not None and self._armed_s <= now_s:
             self._armed_s = None

@@ -10,7 +10,7 @@ import contextlib
 import os
 import threading
 from dataclasses import dataclass, field
-from http.client import HTTPConnection
+from http.client import HTTPConnection, HTTPResponse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -100,15 +100,7 @@ class Passing(BaseHTTPRequestHandler):
 
     def pass_on(self, missing: int = 0) -> None:
         """Have it answered; with all of the answer but so many bytes, then break the connection."""
-        upstream = HTTPConnection(*self.proxy.upstream, timeout=30)
-        with contextlib.closing(upstream):
-            upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
-            for name, value in self.headers.items():
-                if name.lower() not in _HOPS:
-                    upstream.putheader(name, value)
-            upstream.endheaders(self.body or None)
-            response = upstream.getresponse()
-            content = response.read()
+        response, content = self.asked()
         self.send_response_only(response.status, response.reason)
         for name, value in response.getheaders():
             if name.lower() not in _HOPS | {"content-length"}:
@@ -120,6 +112,17 @@ class Passing(BaseHTTPRequestHandler):
         self.wfile.write(memoryview(content)[: len(content) - missing])
         if missing:
             reset(self)
+
+    def asked(self) -> tuple[HTTPResponse, bytes]:
+        """What S3 answers."""
+        with contextlib.closing(HTTPConnection(*self.proxy.upstream, timeout=30)) as upstream:
+            upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+            for name, value in self.headers.items():
+                if name.lower() not in _HOPS:
+                    upstream.putheader(name, value)
+            upstream.endheaders(self.body or None)
+            response = upstream.getresponse()
+            return response, response.read()
 
 
 class Proxy:
@@ -316,3 +319,9 @@ def cut_upload(passing: Passing) -> None:
 def cut_download(passing: Passing) -> None:
     """Break the connection near the end of the answer's body."""
     passing.pass_on(missing=1000)
+
+
+def lose_answer(passing: Passing) -> None:
+    """Have it done, and break the connection instead of answering."""
+    passing.asked()
+    reset(passing)

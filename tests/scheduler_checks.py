@@ -39,7 +39,8 @@ def invariants(scheduler: Scheduler) -> None:
         return
     backing_off = [task for _, tasks in scheduler._backing_off for task in tasks]
     in_attempts = [task for tasks in scheduler._attempts.values() for task in tasks]
-    places = Counter([*scheduler._queue, *scheduler._alone, *backing_off, *in_attempts])
+    waiting = [*scheduler._queue, *scheduler._alone, *scheduler._probes]
+    places = Counter([*waiting, *backing_off, *in_attempts])
     assert all(times == 1 for times in places.values()), f"a task is in two places: {places}"
     assert set(places) == scheduler._unsettled, "a task is lost, or was settled and kept"
     assert all(task < scheduler._offered for task in places)

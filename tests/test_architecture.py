@@ -21,7 +21,7 @@ LAYERS = [
     {"emulator.limits", "emulator.function", "emulator.ends", "emulator.log"},
     {"emulator.faults", "emulator.responses", "emulator.signature", "emulator.tally"},
     {"refs", "sigv4"},
-    {"tasks", "retry", "events", "grouping", "throttle", "scheduler"},
+    {"tasks", "retry", "events", "grouping", "throttle", "task_queue", "scheduler"},
     {"codec.parts"},
     {"codec.pickling"},
     {"codec.encoding", "codec.decoding"},

@@ -11,6 +11,7 @@ import pytest
 from fanout import errors
 from fanout.errors import (
     BackendError,
+    BudgetExceededError,
     ChunkError,
     EncodeError,
     FanoutError,
@@ -23,6 +24,7 @@ from fanout.errors import (
     TaskTimeoutError,
     WorkerCrashedError,
 )
+from fanout.outcomes import Run
 
 ALL: dict[str, type[FanoutError]] = {
     name: kind
@@ -127,6 +129,26 @@ def test_the_number_of_attempts_is_told_when_there_was_more_than_one(
     assert "(attempt 2)" in str(kind(*first, 2))  # type: ignore[arg-type]
 
 
+def test_an_exceeded_budget_says_what_was_spent_the_limit_and_what_to_do() -> None:
+    error = BudgetExceededError(9.5, 10.0, 0.75)
+    assert (error.spent_gb_s, error.max_gb_s, error.worst_gb_s) == (9.5, 10.0, 0.75)
+    assert error.run is None
+    assert str(error) == (
+        "the run has cost 9.5 GB-seconds and may cost max_gb_s=10, which leaves too little for an "
+        "attempt that takes 0.75 at worst: raise max_gb_s, or lower timeout_s or the function's "
+        "memory, which set the worst"
+    )
+
+
+def test_an_exceeded_budget_hands_over_what_was_done() -> None:
+    run: Run[int] = Run(
+        id="r", kernel="k", backend="b", outcomes=[], attempts=3, retries=0, makespan_s=1.0
+    )
+    error = BudgetExceededError(9.5, 10.0, 0.75, run)
+    assert error.run is run
+    assert str(error).endswith("; what is done is in .run of this error")
+
+
 def test_a_kernel_error_says_what_the_kernel_raised() -> None:
     error = KernelError(5, "builtins.SystemExit", "1")
     assert (error.type_name, error.remote_message) == ("builtins.SystemExit", "1")
@@ -149,6 +171,7 @@ def test_an_encode_error_says_which_type_and_what_to_do() -> None:
     "error",
     [
         BackendError("nothing runs"),
+        BudgetExceededError(9.5, 10.0, 0.75),
         ChunkError(1, "too large"),
         TaskTimeoutError(3, 2.5, 2),
         TaskTimeoutError(3, 2.5, 2, is_service=True),

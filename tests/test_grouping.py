@@ -35,7 +35,7 @@ def test_the_first_attempts_carry_one_task_each() -> None:
 
 
 def test_a_group_keeps_a_worker_busy_for_the_target() -> None:
-    assert measured(GroupPolicy(target_s=0.05), task_s=1 * MS).size() == 50
+    assert measured(GroupPolicy(most_s=0.05), task_s=1 * MS).size() == 50
 
 
 def test_a_task_longer_than_the_target_goes_alone() -> None:
@@ -47,7 +47,7 @@ def test_a_group_grows_step_by_step() -> None:
     grouping = Grouping(GroupPolicy())
     sizes = []
     for _ in range(7):
-        sizes.append(grouping.size())
+        sizes.append(int(grouping.size()))
         grouping.observe(tasks=sizes[-1], busy_s=1e-7 * sizes[-1], payload_bytes=10 * sizes[-1])
     assert sizes == [1, 4, 16, 64, 256, 1024, 2048]
 
@@ -58,7 +58,7 @@ def test_a_group_keeps_to_the_most_tasks() -> None:
 
 def test_a_group_keeps_to_the_most_bytes() -> None:
     grouping = measured(GroupPolicy(max_bytes=1000), task_s=1e-9, task_bytes=300)
-    assert grouping.size() == 3
+    assert int(grouping.size()) == 3
 
 
 def test_a_task_larger_than_the_most_bytes_goes_alone() -> None:
@@ -67,30 +67,31 @@ def test_a_task_larger_than_the_most_bytes_goes_alone() -> None:
 
 def test_a_group_stays_far_from_the_timeout() -> None:
     """A timeout is for one task: a group takes a quarter of it at most."""
-    policy = GroupPolicy(target_s=1.0)
+    policy = GroupPolicy(least_s=1.0, most_s=1.0)
     assert measured(policy, task_s=1 * MS, timeout_s=0.1).size() == 25
     assert measured(policy, task_s=1 * MS, timeout_s=100.0).size() == 1000
 
 
 def test_groups_shrink_so_that_every_attempt_gets_its_share_twice_over() -> None:
     grouping = measured(task_s=1e-6)
-    assert grouping.size(remaining=1000, limit=5) == 100
-    assert grouping.size(remaining=1, limit=5) == 1
-    assert grouping.size(remaining=0, limit=5) == 1
+    assert grouping.size(remaining=1000, fleet=5) == 100
+    assert grouping.size(remaining=1, fleet=5) == 1
+    assert grouping.size(remaining=0, fleet=5) == 1
 
 
 def test_old_measurements_fade() -> None:
     """A first task that compiled its kernel is forgotten after about ten attempts."""
-    grouping = Grouping(GroupPolicy(target_s=0.05))
+    grouping = Grouping(GroupPolicy(most_s=0.05))
     grouping.observe(tasks=1, busy_s=20.0, payload_bytes=0)
     for _ in range(40):
-        grouping.observe(tasks=grouping.size(), busy_s=1 * MS * grouping.size(), payload_bytes=0)
+        size = int(grouping.size())
+        grouping.observe(tasks=size, busy_s=1 * MS * size, payload_bytes=0)
     assert 40 <= grouping.size() <= 50
 
 
 def test_a_fixed_group_is_kept_to_whatever_is_measured() -> None:
     grouping = measured(GroupPolicy(fixed=7), task_s=100.0, task_bytes=10**9)
-    assert grouping.size() == grouping.size(remaining=1, limit=10) == 7
+    assert grouping.size() == grouping.size(remaining=1, fleet=10) == 7
 
 
 def test_tasks_that_take_no_measurable_time_are_grouped() -> None:
@@ -122,8 +123,7 @@ def test_a_size_is_always_between_one_and_the_most(
     grouping = Grouping(GroupPolicy(max_tasks=512), timeout_s=timeout_s)
     for tasks, busy_s, payload_bytes in seen:
         grouping.observe(tasks=tasks, busy_s=busy_s, payload_bytes=payload_bytes)
-    size = grouping.size(remaining=remaining, limit=limit)
-    assert isinstance(size, int)
+    size = grouping.size(remaining=remaining, fleet=limit)
     assert 1 <= size <= 512
     if remaining is not None:
         assert size <= max(1, math.ceil(remaining / (2 * limit)))
@@ -138,12 +138,12 @@ def test_a_group_that_is_no_number_of_tasks_is_refused(group: object) -> None:
 
 def test_its_repr_shows_what_it_learned() -> None:
     grouping = measured(task_s=1 * MS, task_bytes=20)
-    assert repr(grouping) == "<Grouping of 50: 0.001 s, 20 B a task>"
+    assert repr(grouping) == "<Grouping of 50: 0.001 s, 20 B each>"
 
 
 def test_the_window_holds_two_groups_more_for_each_attempt_in_flight() -> None:
     assert Grouping(GroupPolicy()).window(4) == 4 * 3
-    assert measured(GroupPolicy(target_s=0.05), task_s=1 * MS).window(4) == 4 * 101
+    assert measured(GroupPolicy(most_s=0.05), task_s=1 * MS).window(4) == 4 * 101
 
 
 def test_large_chunks_are_pulled_ahead_by_their_bytes_not_their_number() -> None:

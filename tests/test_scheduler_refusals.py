@@ -286,7 +286,7 @@ def test_of_a_lost_group_only_those_are_given_up_that_were_lost_too_often() -> N
     bench = Bench(limit=1, group=3, retry=RetryPolicy(max_lost=2, base_s=0.0))
     bench.offer(2, ends=False)
     bench.offer(1)
-    assert launched(bench.fail(0, LOST)) == [[2, 0, 1]], "now among others"
+    assert launched(bench.fail(0, LOST)) == [[0, 1, 2]], "now among others"
     actions = bench.fail(1, LOST)
     assert [(o.index, type(o.error)) for o in delivered(actions)] == [
         (0, TaskLostError),
@@ -464,8 +464,9 @@ def test_the_time_per_task_is_measured_on_those_that_were_done() -> None:
     assert bench.groups[-1] == [1, 2]
     bench.offer(5)
     bench.feed(AttemptAnswered(1, [Outcome(1)], report_of(1, total_s=0.05), [2]))
-    grouping = bench.scheduler._grouping
-    assert grouping._task_s == pytest.approx(0.7 * 1e-6 + 0.3 * 0.05)
+    estimate = bench.scheduler._grouping.estimate
+    assert estimate is not None
+    assert estimate.unit_s == pytest.approx((1e-6 + 0.05) / 2)
 
 
 def test_tasks_left_during_a_pause_wait_for_its_end() -> None:

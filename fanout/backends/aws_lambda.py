@@ -41,8 +41,20 @@ _LOG: Final = logging.getLogger("fanout")
 # Beyond the function's own timeout: a cold start, and the way there and back.
 _READ_MARGIN_S: Final = 30.0
 # An invocation of a warm environment takes some 25 ms on the way (median of Wang et al., ATC'18);
-# and Lambda takes no more than ten a second for each environment (Lambda quotas, 2026-10).
-_GROUPING: Final = GroupPolicy(target_s=1.0, max_bytes=3 * 2**20)
+# and Lambda takes no more than ten a second for each environment (Lambda quotas, 2026-10). What a
+# minute of work is lost with is lost to a crash, or to a slow environment. A thousand launches a
+# second is what the first wave costs, with a connection for each (see docs/performance.md).
+_GROUPING: Final = GroupPolicy(
+    least_s=2.0,
+    most_s=60.0,
+    tail_s=0.5,
+    tail_shares=1,
+    max_bytes=3 * 2**20,
+    growth=64,
+    newest=0.1,
+    probes=16,
+    launches_per_s=1000.0,
+)
 
 
 class Lambda:

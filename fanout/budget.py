@@ -1,0 +1,114 @@
+"""What a run may cost, in GB-seconds: nothing is launched whose worst case the rest would not cover.
+
+Pure. An attempt reserves its worst case when it is launched and is settled at what it ran when it
+has ended. An invocation of Lambda can't be cancelled, so an attempt that nobody wants any more stays
+reserved until it answers, and one of which nothing was heard is settled at its worst case.
+
+Laws, held by tests/test_budget.py:
+  1. spent + reserved never exceed the limit;
+  2. so the bill does not, as long as no attempt runs longer than its worst case: the worker's hard
+     stop sees to that. For a container image the worst case includes Init, which is billed, too
+     (SCHEDULING.md section 0, "Facts checked").
+
+It counts in whole milliseconds of one memory size, so both laws hold exactly and not but for
+rounding.
+"""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+from fanout.errors import UsageError
+
+# Lambda bills durations in milliseconds, rounded up (aws.amazon.com/lambda/pricing, 2026-11).
+_MS_PER_S = 1000
+
+
+class Budget:
+    """Keeps the books of what a run has cost and may still cost.
+
+    Args:
+        max_gb_s: What the run may cost, GB-seconds.
+        gb: Memory of an environment, GB (1024 MB).
+    """
+
+    def __init__(self, max_gb_s: float, gb: float) -> None:
+        for name, value in (("max_gb_s", max_gb_s), ("gb", gb)):
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                msg = f"{name}={value!r} must be a number"
+                raise UsageError(msg)
+            if not 0 < value < math.inf:
+                msg = f"{name}={value!r} must be more than 0, and finite"
+                raise UsageError(msg)
+        self.max_gb_s = max_gb_s
+        self._gb_s_per_ms = Fraction(gb) / _MS_PER_S
+        self._max_ms = int(Fraction(max_gb_s) / self._gb_s_per_ms)
+        self._spent_ms = 0
+        self._reserved_ms = 0
+        self._reservations: dict[int, int] = {}  # by attempt, milliseconds
+
+    def __repr__(self) -> str:
+        return (
+            f"<Budget of {self.max_gb_s:g} GB-s: {self.spent_gb_s:g} spent, "
+            f"{self.reserved_gb_s:g} reserved for {len(self._reservations)} attempts>"
+        )
+
+    @property
+    def spent_gb_s(self) -> float:
+        """What attempts that have ended cost, GB-seconds."""
+        return self._gb_s(self._spent_ms)
+
+    @property
+    def reserved_gb_s(self) -> float:
+        """What those in flight cost at worst, GB-seconds."""
+        return self._gb_s(self._reserved_ms)
+
+    @property
+    def left_gb_s(self) -> float:
+        """What may still be reserved, GB-seconds."""
+        return self._gb_s(self._left_ms)
+
+    def admits(self, worst_s: float) -> bool:
+        """Whether an attempt that is billed for `worst_s` seconds at worst may be launched now."""
+        return _billed_ms(worst_s) <= self._left_ms
+
+    def is_hopeless(self, worst_s: float) -> bool:
+        """Whether such an attempt will not be admitted, however little those in flight cost.
+
+        Then nothing is left to wait for but their answers. While nothing is in flight, this is the
+        opposite of `admits`.
+        """
+        return self._spent_ms + _billed_ms(worst_s) > self._max_ms
+
+    def reserve(self, attempt: int, worst_s: float) -> None:
+        """Launch an attempt that is billed for `worst_s` seconds at worst, and is admitted."""
+        assert attempt not in self._reservations, "an attempt is launched once"
+        assert self.admits(worst_s), "what is not admitted is not launched"
+        self._reservations[attempt] = _billed_ms(worst_s)
+        self._reserved_ms += _billed_ms(worst_s)
+
+    def settle(self, attempt: int, ran_s: float | None) -> None:
+        """End an attempt.
+
+        Args:
+            attempt: Its number; one that holds no reservation is not ours, and costs nothing.
+            ran_s: What it is billed for, seconds; 0 if it never ran; None if that is not known, so
+                that the worst is assumed.
+        """
+        reserved_ms = self._reservations.pop(attempt, None)
+        if reserved_ms is None:
+            return
+        self._reserved_ms -= reserved_ms
+        self._spent_ms += reserved_ms if ran_s is None else _billed_ms(ran_s)
+
+    @property
+    def _left_ms(self) -> int:
+        return self._max_ms - self._spent_ms - self._reserved_ms
+
+    def _gb_s(self, ms: int) -> float:
+        return float(ms * self._gb_s_per_ms)
+
+
+def _billed_ms(seconds: float) -> int:
+    return math.ceil(seconds * _MS_PER_S)

@@ -59,7 +59,9 @@ class Engine:
         request: What all its requests have in common; its `spill` is closed with the run.
         chunks: The input; pulled from as the scheduler wants.
         deliver: Takes final outcomes as they come, and an empty batch at the end.
+        weight: Tells how heavy a chunk is.
         drains: When the input raises, finish the tasks that it gave before, and deliver them.
+        on_end: Called when all is over.
         observers: Told everything, in order. What one raises ends the run.
     """
 
@@ -72,7 +74,9 @@ class Engine:
         request: Request,
         chunks: Iterable[Any] | AsyncIterable[Any],
         deliver: Callable[[Sequence[Outcome[Any]]], None],
+        weight: Callable[[Any], float] | None = None,
         drains: bool = False,
+        on_end: Callable[[], None] | None = None,
         observers: Sequence[Callable[[RunEvent], None]] = (),
     ) -> None:
         self._run = run
@@ -80,9 +84,15 @@ class Engine:
         self._backend = backend
         self._request = request
         self._intake = Intake(
-            chunks, scheduler=scheduler, feed=self._feed, abort=self._abort, drains=drains
+            chunks,
+            scheduler=scheduler,
+            feed=self._feed,
+            abort=self._abort,
+            drains=drains,
+            weight=weight,
         )
         self._deliver = deliver
+        self._on_end = on_end
         self._observers = observers
         # Most runs have nobody to tell, and attempts may be many.
         self._hears_starts = bool(observers) or scheduler.hears_starts
@@ -133,6 +143,8 @@ class Engine:
         # even when the caller is cancelled meanwhile.
         cancelled = await _join(tasks)
         self._intake.chunks.clear()
+        if self._on_end is not None:
+            self._on_end()
         if (spill := self._request.spill) is not None:
             cancelled = await _join([self._loop.create_task(spill.aclose())]) or cancelled
         # Whoever cancels a task expects it to end so, whatever else went wrong in it.

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import random
 import secrets
 import time
-from collections.abc import AsyncIterator, Sized
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Sequence, Sized
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, TypeVarTuple, overload
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, TypeVarTuple, overload
 
 from fanout import config
 from fanout.backends.chosen import chosen
@@ -33,15 +35,19 @@ from fanout.spilled import digest_of, size_of
 from fanout.wire import Message, frame
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, Callable, Iterable, Sequence
+    from collections.abc import AsyncIterable, Callable, Iterable
     from types import TracebackType
     from typing import Self, Unpack
 
     from fanout.backends import Backend
     from fanout.codec import Buffer
     from fanout.events import RunEvent
+    from fanout.grouping import Estimate
     from fanout.stores import RunObjects, Store
     from fanout.tasks import Outcome
+
+# Kernels of which it is remembered how long their tasks take.
+_ESTIMATES_KEPT: Final = 256
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -81,6 +87,7 @@ class Executor:
         self._backend: Backend = chosen(self._settings) if backend is None else backend
         self._is_open = False
         self._has_put = False
+        self._estimates: OrderedDict[str, Estimate] = OrderedDict()  # by backend and kernel
 
     def __repr__(self) -> str:
         return f"<Executor on {self._backend!r}{'' if self._is_open else ', not open'}>"
@@ -322,8 +329,14 @@ class Executor:
         is_safe = options.get("codec", "auto") == "safe"
         run = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
         timeout_s = options.get("timeout_s")
+        spec = prepare(kernel, is_safe=is_safe)
+        weight = options.get("weight")
         policy = replace(self._backend.grouping, fixed=options.get("group"))
-        grouping = Grouping(policy, timeout_s=timeout_s)
+        # Weights may be in another unit the next time.
+        known = f"{self._backend.name} {spec.digest}" if weight is None else None
+        grouping = Grouping(
+            policy, timeout_s=timeout_s, estimate=self._estimates.get(known) if known else None
+        )
         stops_tasks = self._backend.stops_tasks
         scheduler = Scheduler(
             limit=self._backend.limit,
@@ -332,6 +345,7 @@ class Executor:
             retry=options.get("retry"),
             timeout_s=None if stops_tasks else timeout_s,
             total=len(source) if isinstance(source, Sized) else None,
+            least_window=len(source) if weight and isinstance(source, Sequence) else 0,
             is_ordered=is_ordered,
             is_consumed=is_consumed,
             stops_on_failure=stops_on_failure,
@@ -341,7 +355,7 @@ class Executor:
             scheduler=scheduler,
             backend=self._backend,
             request=Request(
-                kernel=prepare(kernel, is_safe=is_safe),
+                kernel=spec,
                 is_star=is_star,
                 is_safe=is_safe,
                 timeout_s=timeout_s if stops_tasks else None,
@@ -350,10 +364,20 @@ class Executor:
             ),
             chunks=source,
             deliver=deliver,
+            weight=weight,
             drains=is_consumed,
+            on_end=functools.partial(self._remember, known, grouping) if known else None,
             observers=[*observers, *self._observers(options)],
         )
         return engine, run
+
+    def _remember(self, kernel: str, grouping: Grouping) -> None:
+        """Have the next map of the same kernel begin with what this one has learned."""
+        if grouping.estimate is not None:
+            self._estimates[kernel] = grouping.estimate
+            self._estimates.move_to_end(kernel)
+            if len(self._estimates) > _ESTIMATES_KEPT:
+                self._estimates.popitem(last=False)
 
     def _spill(self, run: str) -> RunObjects | None:
         """Where messages go that the backend can't carry."""

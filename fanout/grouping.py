@@ -110,12 +110,14 @@ class Grouping:
         self._unit_s = 0.0
         self._task_bytes = 0.0
         self._launches_per_s = policy.launches_per_s
+        self._batch = 0  # groups to come that take as long as the one before
+        self._batch_s = 0.0
         if estimate is not None:
             self._answers, self._largest = 1, math.inf
             self._unit_s, self._task_bytes = estimate.unit_s, estimate.task_bytes
 
     def __repr__(self) -> str:
-        return f"<Grouping of {self.size():g}: {self._unit_s:.3g} s, {self._task_bytes:.3g} B each>"
+        return f"<Grouping: {self._unit_s:.3g} s, {self._task_bytes:.3g} B a task>"
 
     @property
     def probes(self) -> int:
@@ -186,26 +188,37 @@ class Grouping:
     def size(self, *, remaining: float | None = None, fleet: int = 1) -> float:
         """How much to put into the next attempt; at least one task goes in any case.
 
+        Groups go in batches of equal ones: each batch takes half of what is left, the last one all
+        of it, so that all end together.
+
         Args:
-            remaining: Not yet sent, where that is known: near the end groups shrink, so that all
-                end together.
+            remaining: Not yet sent, where that is known.
             fleet: Attempts in flight at once.
         """
         if self._policy.fixed is not None:
             return self._policy.fixed
         if not self._answers or self.is_probing:
             return 1
-        most: float = min(self._policy.max_tasks, self._largest * self._policy.growth)
+        if self._batch <= 0:
+            self._batch, self._batch_s = self._next_batch(remaining, fleet)
+        self._batch -= 1
+        most = self._most
         if self._unit_s > 0:  # but possibly so little that the quotient is infinite
-            most = min(most, self._seconds(remaining, fleet) / self._unit_s)
+            most = min(most, self._batch_s / self._unit_s)
         elif remaining is not None:
             most = min(most, math.ceil(remaining / (self._policy.tail_shares * fleet)))
-        if self._task_bytes > 0:
-            most = min(most, self._policy.max_bytes / self._task_bytes)
         return max(most, 1)
 
-    def _seconds(self, remaining: float | None, fleet: int) -> float:
-        """How long the next group should take."""
+    @property
+    def _most(self) -> float:
+        """The largest group for reasons other than time."""
+        most: float = min(self._policy.max_tasks, self._largest * self._policy.growth)
+        if self._task_bytes > 0:
+            most = min(most, self._policy.max_bytes / self._task_bytes)
+        return most
+
+    def _next_batch(self, remaining: float | None, fleet: int) -> tuple[int, float]:
+        """How many groups are to be equal, and how long each should take."""
         policy = self._policy
         most_s = policy.most_s
         if self._timeout_s is not None:
@@ -213,12 +226,13 @@ class Grouping:
             most_s = min(most_s, self._timeout_s / 4)
         least_s = min(max(policy.least_s, fleet / self._launches_per_s), most_s)
         if remaining is None:
-            return least_s
+            return 1, least_s
         left_s = remaining * self._unit_s
-        if left_s < policy.tail_shares * fleet * least_s:
-            shares = policy.tail_shares * fleet
-            return min(max(policy.tail_s, math.ceil(remaining / shares) * self._unit_s), most_s)
-        return min(max(left_s / (2 * fleet), least_s), most_s)
+        shares = policy.tail_shares * fleet
+        if left_s >= shares * least_s:
+            return fleet, min(max(left_s / (2 * fleet), least_s), most_s)
+        share_s = math.ceil(remaining / shares) * self._unit_s
+        return shares, min(max(policy.tail_s, share_s), most_s)
 
     def expected_s(self, amount: float) -> float | None:
         """How long a worker should be busy with so much; None if nothing is known."""
@@ -237,7 +251,14 @@ class Grouping:
         Enough for each of the `limit` attempts in flight and for two more after it, unless the
         chunks are so large that a task for each attempt has to do.
         """
-        size = max(1, int(self.size()))
+        size = 1
+        if self._policy.fixed is not None:
+            size = self._policy.fixed
+        elif self._answers and not self.is_probing:
+            _, seconds = self._next_batch(None, limit)
+            size = int(
+                max(1, min(self._most, seconds / self._unit_s if self._unit_s else math.inf))
+            )
         most = limit * (2 * size + 1)
         if self._policy.fixed is None and self._task_bytes > 0:
             ahead = self._policy.max_ahead_bytes / self._task_bytes

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
+import numbers
 from collections.abc import AsyncIterable, Iterable, Sized
 from typing import TYPE_CHECKING, Any, Final
 
@@ -33,6 +35,7 @@ class Intake:
         feed: Takes events.
         abort: Ends the run because of an error.
         drains: When the source raises, have the tasks before it finished and delivered first.
+        weight: Tells how heavy a chunk is.
 
     Attributes:
         chunks: Those that were offered, by index; whoever settles a task removes its chunk.
@@ -48,6 +51,7 @@ class Intake:
         feed: Callable[[Offered | InputEnded], None],
         abort: Callable[[BaseException], None],
         drains: bool,
+        weight: Callable[[Any], float] | None = None,
     ) -> None:
         self.chunks: dict[int, Any] = {}
         self.total = len(source) if isinstance(source, Sized) else None
@@ -57,6 +61,7 @@ class Intake:
         self._feed = feed
         self._abort = abort
         self._drains = drains
+        self._weight = weight
         self._pulled = 0
         self._iterator: Iterator[Any] | None = None  # of an ordinary source, until it ends
         self._is_pulling = False
@@ -114,8 +119,11 @@ class Intake:
         """Pull up to `wanted` chunks; False if that took so long that others should have a turn."""
         until_s = self._loop.time() + _SLICE_S
         count, failed = 0, None
+        weights: list[float] | None = None if self._weight is None else []
         try:
             for chunk in itertools.islice(iterator, wanted):
+                if weights is not None:
+                    weights.append(self._weighed(chunk, self._pulled + count))
                 self.chunks[self._pulled + count] = chunk
                 count += 1
                 if self._loop.time() >= until_s:
@@ -126,7 +134,7 @@ class Intake:
         except BaseException as error:  # noqa: BLE001  # of the caller's own code
             failed = error
         if failed is None or self._drains:
-            self._offer(count)
+            self._offer(count, weights)
         if failed is not None:
             self._failed(failed, self._pulled if self._drains else self._pulled + count)
             return True
@@ -145,23 +153,40 @@ class Intake:
                     await self._wanted.wait()
                     continue
                 try:
-                    self.chunks[self._pulled] = await anext(iterator)
+                    chunk = await anext(iterator)
+                    weight = self._weighed(chunk, self._pulled)
+                    self.chunks[self._pulled] = chunk
                 except StopAsyncIteration:
                     break
                 except BaseException as error:  # noqa: BLE001  # of the caller's own code
                     self._failed(error, self._pulled)
                     return
-                self._offer(1)
+                self._offer(1, None if self._weight is None else [weight])
         finally:
             self._is_closing = True
             if (close := getattr(iterator, "aclose", None)) is not None:
                 await close()
         self._feed(InputEnded())
 
-    def _offer(self, count: int) -> None:
+    def _weighed(self, chunk: Any, index: int) -> float:
+        """How heavy a chunk is, as the caller says.
+
+        Raises:
+            UsageError: What the caller says is no weight.
+        """
+        if self._weight is None:
+            return 1.0
+        weight = self._weight(chunk)
+        if not (isinstance(weight, numbers.Real) and 0 < weight < math.inf):
+            msg = f"weight= gave {weight!r} for chunk {index}: it must be a number above 0"
+            raise UsageError(msg)
+        return float(weight)
+
+    def _offer(self, count: int, weights: list[float] | None) -> None:
         if count:
             self._pulled += count
-            self._feed(Offered(self._pulled - count, count))
+            kept = None if weights is None else weights[:count]
+            self._feed(Offered(self._pulled - count, count, kept))
 
     def _failed(self, error: BaseException, given: int) -> None:
         """End the run with what the source raised, at once or when the tasks so far are done."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from fanout.errors import UsageError
 from fanout.retry import RetryPolicy
@@ -22,6 +22,9 @@ class MapOptions(TypedDict, total=False):
             `TaskTimeoutError`. No limit by default.
         retry: When a failed task is tried again; see `RetryPolicy`.
         group: Tasks in one attempt. By default small tasks are grouped by measured time.
+        weight: Tells from a chunk how long its task takes, in any unit: `weight=len`. The heaviest
+            then go first, and groups are cut by weight. A list is looked at as a whole, other input
+            as far as it is pulled ahead.
         codec: "auto", or "safe" to refuse pickle in both directions (the kernel must then be
             importable by the worker).
         progress: Show progress on stderr. By default as `FANOUT_PROGRESS` says, and that is yes;
@@ -32,6 +35,7 @@ class MapOptions(TypedDict, total=False):
     timeout_s: float | None
     retry: RetryPolicy
     group: int | None
+    weight: Callable[[Any], float] | None
     codec: Literal["auto", "safe"]
     progress: bool | None
     on_event: Callable[[RunEvent], None] | None
@@ -55,6 +59,10 @@ def check(options: MapOptions) -> None:
     retry = options.get("retry")
     if retry is not None and not isinstance(retry, RetryPolicy):
         msg = f"retry={retry!r} must be a fanout.RetryPolicy, as in RetryPolicy(max_attempts=5)"
+        raise UsageError(msg)
+    weight = options.get("weight")
+    if weight is not None and not callable(weight):
+        msg = f"weight={weight!r} must be a function of one argument, the chunk"
         raise UsageError(msg)
     on_event = options.get("on_event")
     if on_event is not None and not callable(on_event):

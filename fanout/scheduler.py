@@ -97,6 +97,7 @@ class Scheduler:
         retry: When a failed task is tried again.
         timeout_s: How long an attempt may take once a worker has it; None for ever.
         total: Number of tasks, where known beforehand.
+        least_window: So many chunks may be pulled ahead in any case.
         is_ordered: Deliver outcomes in the order of the input, not as completed.
         is_consumed: The caller takes outcomes one by one and says so (`Consumed`); what it has not
             taken counts against `window`.
@@ -112,6 +113,7 @@ class Scheduler:
         retry: RetryPolicy | None = None,
         timeout_s: float | None = None,
         total: int | None = None,
+        least_window: int = 0,
         is_ordered: bool = False,
         is_consumed: bool = False,
         stops_on_failure: bool = False,
@@ -152,7 +154,8 @@ class Scheduler:
         self._held: dict[int, Outcome[Any]] = {}  # ordered runs: waiting for a predecessor
         self._next_in_order = 0
         self._unconsumed = 0
-        self._window = grouping.window(limit)
+        self._least_window = least_window
+        self._window = max(least_window, grouping.window(limit))
         self._barren = 0
         self._armed_s: float | None = None
         self._actions: list[Action] = []
@@ -277,7 +280,7 @@ class Scheduler:
                 busy_s=self._busy_s(event.report),
                 payload_bytes=event.report.payload_bytes,
             )
-            self._window = self._grouping.window(self._limit)
+            self._window = max(self._least_window, self._grouping.window(self._limit))
         if done < len(tasks):
             self._requeue([task for task in tasks if task not in owed])
         for outcome in event.outcomes:

@@ -5,6 +5,7 @@ Kept out of the product: it looks at every container, which a run of a million t
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -59,9 +60,10 @@ def invariants(scheduler: Scheduler) -> None:
     if due_s:
         assert scheduler._armed_s is not None, "something is due, and no wake-up is"
         assert scheduler._armed_s <= min(due_s)
-    if (scheduler._queue or scheduler._alone) and len(scheduler._attempts) < scheduler._limit:
+    if waiting and len(scheduler._attempts) < scheduler._fleet():
         assert scheduler._armed_s is not None, "tasks wait out a pause, and no wake-up ends it"
-        assert scheduler._armed_s <= scheduler._throttle.until_s, "tasks wait, and there is room"
+        until_s = max(scheduler._throttle.until_s, scheduler._probing_until_s or -math.inf)
+        assert scheduler._armed_s <= until_s, "tasks wait, and there is room"
 
 
 def held_by(scheduler: Scheduler) -> int:

@@ -21,7 +21,8 @@ LAYERS = [
     {"emulator.limits", "emulator.function", "emulator.ends", "emulator.log"},
     {"emulator.faults", "emulator.responses", "emulator.signature", "emulator.tally"},
     {"refs", "sigv4"},
-    {"tasks", "retry", "events", "grouping", "throttle", "task_queue", "scheduler"},
+    {"tasks", "retry", "events", "grouping", "throttle", "task_queue", "scheduler"}
+    | {"budget", "hedging", "storm"},
     {"codec.parts"},
     {"codec.pickling"},
     {"codec.encoding", "codec.decoding"},

@@ -73,10 +73,9 @@ def test_a_group_stays_far_from_the_timeout() -> None:
 
 
 def test_groups_shrink_so_that_every_attempt_gets_its_share_twice_over() -> None:
-    grouping = measured(task_s=1e-6)
-    assert grouping.size(remaining=1000, fleet=5) == 100
-    assert grouping.size(remaining=1, fleet=5) == 1
-    assert grouping.size(remaining=0, fleet=5) == 1
+    assert measured(task_s=1e-6).size(remaining=1000, fleet=5) == 100
+    assert measured(task_s=1e-6).size(remaining=1, fleet=5) == 1
+    assert measured(task_s=1e-6).size(remaining=0, fleet=5) == 1
 
 
 def test_old_measurements_fade() -> None:
@@ -138,7 +137,7 @@ def test_a_group_that_is_no_number_of_tasks_is_refused(group: object) -> None:
 
 def test_its_repr_shows_what_it_learned() -> None:
     grouping = measured(task_s=1 * MS, task_bytes=20)
-    assert repr(grouping) == "<Grouping of 50: 0.001 s, 20 B each>"
+    assert repr(grouping) == "<Grouping: 0.001 s, 20 B a task>"
 
 
 def test_the_window_holds_two_groups_more_for_each_attempt_in_flight() -> None:

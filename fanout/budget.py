@@ -1,8 +1,8 @@
-"""What a run may cost, in GB-seconds: nothing is launched whose worst case the rest would not cover.
+"""What a run may cost, in GB-seconds: nothing is launched whose worst case might exceed it.
 
 Pure. An attempt reserves its worst case when it is launched and is settled at what it ran when it
-has ended. An invocation of Lambda can't be cancelled, so an attempt that nobody wants any more stays
-reserved until it answers, and one of which nothing was heard is settled at its worst case.
+has ended. An invocation of Lambda can't be cancelled, so an attempt that nobody wants any more
+stays reserved until it answers, and one of which nothing was heard is settled at its worst case.
 
 Laws, held by tests/test_budget.py:
   1. spent + reserved never exceed the limit;

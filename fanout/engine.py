@@ -289,7 +289,12 @@ class Engine:
         """Carry one attempt to the backend and its reply to the scheduler."""
         scheduler, number = self._scheduler, launch.attempt
         try:
-            run = replace(self._request, soft_s=launch.soft_s, hard_s=launch.hard_s)
+            run = replace(
+                self._request,
+                soft_s=launch.soft_s,
+                hard_s=launch.hard_s,
+                is_escalated=launch.is_escalated,
+            )
             request, sent, outcomes = build(run, launch.tasks, self._intake.chunks)
             answer: AttemptAnswered | AttemptFailed = AttemptAnswered(number, outcomes, None)
             if sent:

@@ -60,6 +60,8 @@ class Request:
         hard_s: After how long it ends the task that runs; None: whenever the service makes it.
         store: Locator of the store in which its refs are; None if there is none.
         spill: Where it and its reply may go if they are too large to be carried.
+        is_idempotent: Whether it may run twice.
+        is_escalated: Whether it goes to the larger function.
     """
 
     kernel: KernelSpec
@@ -71,6 +73,8 @@ class Request:
     hard_s: float | None = None
     store: Mapping[str, Any] | None = None
     spill: Spill | None = None
+    is_idempotent: bool = True
+    is_escalated: bool = False
 
     @property
     def nbytes(self) -> int:

@@ -106,12 +106,14 @@ class Launch:
         soft_s: The worker shall begin no further task once it has run for so long; what is left is
             sent again. None: it runs them all.
         hard_s: The worker shall end a task that still runs then. None: it may take its time.
+        is_escalated: It goes to the larger function.
     """
 
     attempt: int
     tasks: Sequence[int]
     soft_s: float | None = None
     hard_s: float | None = None
+    is_escalated: bool = False
 
 
 @dataclass(frozen=True, slots=True)

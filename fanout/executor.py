@@ -331,7 +331,11 @@ class Executor:
         timeout_s = options.get("timeout_s")
         spec = prepare(kernel, is_safe=is_safe)
         weight = options.get("weight")
-        policy = replace(self._backend.grouping, fixed=options.get("group"))
+        is_idempotent = options.get("idempotent", True)
+        group = options.get("group")
+        if group is None and not is_idempotent:
+            group = 1  # of a group that is lost, nobody knows which of its tasks ran
+        policy = replace(self._backend.grouping, fixed=group)
         # Weights may be in another unit the next time.
         known = f"{self._backend.name} {spec.digest}" if weight is None else None
         grouping = Grouping(
@@ -344,6 +348,8 @@ class Executor:
             rng=random.Random(run),  # noqa: S311  # jitter, not secrets; the same if run again
             retry=options.get("retry"),
             timeout_s=None if stops_tasks else timeout_s,
+            is_idempotent=is_idempotent,
+            can_escalate=self._backend.can_escalate,
             total=len(source) if isinstance(source, Sized) else None,
             least_window=len(source) if weight and isinstance(source, Sequence) else 0,
             is_ordered=is_ordered,
@@ -361,6 +367,7 @@ class Executor:
                 timeout_s=timeout_s if stops_tasks else None,
                 store=self._store.locator if self._has_put or self._is_store_given else None,
                 spill=self._spill(run),
+                is_idempotent=is_idempotent,
             ),
             chunks=source,
             deliver=deliver,

@@ -63,7 +63,8 @@ from fanout.events import (
     Ticked,
     WakeAt,
 )
-from fanout.retry import Failure, FailureKind, RetryPolicy, error_of
+from fanout.retry import Failure, FailureKind, RetryPolicy
+from fanout.task_failures import TaskFailures
 from fanout.task_queue import TaskQueue
 from fanout.tasks import Outcome
 from fanout.throttle import PATIENCE_S, Throttle
@@ -96,6 +97,8 @@ class Scheduler:
         rng: Source of jitter.
         retry: When a failed task is tried again.
         timeout_s: How long an attempt may take once a worker has it; None for ever.
+        is_idempotent: A task may run twice; if not, what may have run is not sent again.
+        can_escalate: The backend has a larger function, for what ran out of memory or time.
         total: Number of tasks, where known beforehand.
         least_window: So many chunks may be pulled ahead in any case.
         is_ordered: Deliver outcomes in the order of the input, not as completed.
@@ -112,6 +115,8 @@ class Scheduler:
         rng: Random,
         retry: RetryPolicy | None = None,
         timeout_s: float | None = None,
+        is_idempotent: bool = True,
+        can_escalate: bool = False,
         total: int | None = None,
         least_window: int = 0,
         is_ordered: bool = False,
@@ -136,8 +141,12 @@ class Scheduler:
         # Of attempts that have started. All timeouts are equal, so they expire in the order of the
         # starts. Ordered, since dict is slow at giving up its first key.
         self._deadlines: OrderedDict[int, float] = OrderedDict()
-        self._charged: dict[int, int] = {}  # only of tasks that failed before and are unsettled
-        self._lost: dict[int, int] = {}  # likewise of those that were lost
+        self._failures = TaskFailures(
+            self._retry,
+            timeout_s=timeout_s,
+            is_idempotent=is_idempotent,
+            can_escalate=can_escalate,
+        )
         self._throttle = Throttle(self._retry, rng)
         self._compiled: set[str] = set()  # environments in which numba compiled
 
@@ -199,7 +208,7 @@ class Scheduler:
 
     def attempts_of(self, task: int) -> int:
         """Number of the task's present attempt, from 1; attempts that were not its fault aside."""
-        return self._charged.get(task, 0) + 1
+        return self._failures.attempts_of(task)
 
     def handle(self, event: Event, now_s: float) -> list[Action]:
         """Take note of an event and return what is to be done, in order."""
@@ -307,8 +316,8 @@ class Scheduler:
 
     def _on_task_failed(self, outcome: Outcome[Any], now_s: float) -> None:
         failure = outcome.failure or Failure(kind=FailureKind.KERNEL_RAISED, error=outcome.error)
-        if self._retry.allows(failure, self.attempts_of(outcome.index)):
-            self._back_off([outcome.index], failure, now_s)
+        if self._failures.charge(outcome.index, failure):
+            self._back_off(outcome.index, failure, now_s)
         else:
             self._settle(outcome)
 
@@ -347,16 +356,12 @@ class Scheduler:
         self._actions.append(Retry(tasks, failure, self._throttle.until_s - now_s))
 
     def _on_lost(self, tasks: Sequence[int], failure: Failure, now_s: float) -> None:
-        kept = []
+        kept, times = self._failures.lose(tasks, failure)
         for task in tasks:
-            lost = self._lost[task] = self._lost.get(task, 0) + 1
-            if lost < self._retry.max_lost:
-                kept.append(task)
-            else:
-                error = error_of(failure, index=task, attempts=lost, timeout_s=self._timeout_s)
-                self._settle(Outcome(task, error=error, attempts=self.attempts_of(task)))
+            if task not in kept:
+                self._give_up(task, failure)
         if kept:
-            self._later(kept, failure, max(self._lost[task] for task in kept), now_s)
+            self._later(kept, failure, times, now_s)
 
     def _expire(self, now_s: float) -> None:
         while self._deadlines:
@@ -372,7 +377,7 @@ class Scheduler:
     # ---- what becomes of tasks ----
 
     def _blame(self, tasks: Sequence[int], failure: Failure, now_s: float) -> None:
-        if len(tasks) > 1:
+        if len(tasks) > 1 and self._failures.may_go_again(failure):
             self._alone.extend(tasks)
             self._actions.append(Retry(tasks, failure, 0.0))
         else:
@@ -380,18 +385,17 @@ class Scheduler:
 
     def _charge(self, tasks: Iterable[int], failure: Failure, now_s: float) -> None:
         for task in tasks:
-            attempts = self.attempts_of(task)
-            if self._retry.allows(failure, attempts):
-                self._back_off([task], failure, now_s)
+            if self._failures.charge(task, failure):
+                self._back_off(task, failure, now_s)
             else:
-                error = error_of(failure, index=task, attempts=attempts, timeout_s=self._timeout_s)
-                self._settle(Outcome(task, error=error, attempts=attempts))
+                self._give_up(task, failure)
 
-    def _back_off(self, tasks: Sequence[int], failure: Failure, now_s: float) -> None:
-        for task in tasks:
-            attempts = self.attempts_of(task)
-            self._charged[task] = attempts
-            self._later((task,), failure, attempts, now_s)
+    def _give_up(self, task: int, failure: Failure) -> None:
+        error = self._failures.error(task, failure)
+        self._settle(Outcome(task, error=error, attempts=self.attempts_of(task)))
+
+    def _back_off(self, task: int, failure: Failure, now_s: float) -> None:
+        self._later((task,), failure, self.attempts_of(task) - 1, now_s)
 
     def _later(self, tasks: Sequence[int], failure: Failure, attempts: int, now_s: float) -> None:
         delay_s = self._retry.delay_s(attempts, self._rng)
@@ -408,9 +412,7 @@ class Scheduler:
     def _settle(self, outcome: Outcome[Any]) -> None:
         self._unsettled.discard(outcome.index)
         self._queue.forget(outcome.index)
-        if self._charged or self._lost:
-            self._charged.pop(outcome.index, None)
-            self._lost.pop(outcome.index, None)
+        self._failures.forget(outcome.index)
         if self._is_ordered:
             self._held[outcome.index] = outcome
         else:
@@ -463,7 +465,8 @@ class Scheduler:
         # A task on its own can't be divided.
         amount = self._queue.weight_of(tasks)
         soft_s = self._grouping.soft_s(amount) if len(tasks) > 1 else None
-        self._actions.append(Launch(number, tasks, soft_s))
+        is_escalated = len(tasks) == 1 and self._failures.is_escalated(tasks[0])
+        self._actions.append(Launch(number, tasks, soft_s, is_escalated=is_escalated))
 
     def _next_group(self, fleet: int, now_s: float) -> list[int]:
         """What the next attempt carries; nothing while it is for the probes to say."""

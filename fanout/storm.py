@@ -12,10 +12,10 @@ earn 950; every tenth attempt lost costs 1 for each 0.9 earned. Both empty a buc
 later. What tells a dead endpoint from tasks that are poison is not how often attempts fail, but how
 many *different* tasks do. Hence:
 
-- A task's first failure takes 1; further ones, which say something about the task, take 0.1, as does
-  the crash of a group, which blames none of its tasks (they are sent again alone, and count then).
+- A task's first failure takes 1; further ones, which say something about the task, take 0.1, as
+  does the crash of a group, which blames none of its tasks (each is sent again alone, and counts).
 - An answer brings 1, whatever the kernel raised: it came from a worker that lives. So a run goes on
-  while fewer than half of its tasks are poison: with a share p of them and a attempts for each, a
+  while fewer than two in five tasks are poison: with a share p of them and a attempts for each, a
   task takes p (1 + 0.1 (a - 1)) and brings 1 - p. That is 0.24 to 0.8 for p = 0.2, a = 3 (gRPC's
   figures: 0.6 to 0.08).
 - Poison fails fast, and what is healthy may take a minute. Filling a fleet of 1000 with 20 % poison
@@ -23,10 +23,11 @@ many *different* tasks do. Hence:
   has not failed yet, vouches for half a token when it comes to the end of the run.
 
 What a dead endpoint costs then: what was in flight when it showed, which nobody could know, half as
-many again, and a hundred calls; some 110 calls where failures come at once. If few tasks are left,
-each may fail more often, but no more than a thousand calls follow even if a user's policy allows
-that. Unavoidably, a hundred tasks in a row that fail while nothing else is in flight look like a
-dead endpoint, too.
+many again, and 200 calls (up to 500 where all is lost, since tasks may be lost eight times). With
+few tasks each fails more often, but about a thousand calls are the most, whatever a user's policy
+allows.
+Unavoidably, a hundred tasks in a row that fail while nothing else is in flight look like a dead
+endpoint, too.
 
 What never counts: refusals (`throttle.py` has its own patience with those), attempts that did not
 run, exceptions of kernels, and timeouts that the user has set.
@@ -107,9 +108,9 @@ class StormGuard:
         """Why the run is ended, and what to do; `failure` is the last."""
         last = f", the last time: {failure.detail}" if failure.detail else ""
         return (
-            f"attempts of {_TOKENS:g} tasks more failed than were answered "
-            f"({failure.kind.value}{last}): run the kernel on one chunk to see whether the function "
-            "starts and has enough memory, then run it again"
+            f"failures outnumber answers by {_TOKENS:g} and more ({failure.kind.value}{last}): "
+            "run the kernel on one chunk to see whether the function starts and has enough memory, "
+            "then run it again"
         )
 
 

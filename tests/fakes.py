@@ -160,6 +160,10 @@ class FakeBackend:
         return False
 
     @property
+    def can_escalate(self) -> bool:
+        return False
+
+    @property
     def grouping(self) -> GroupPolicy:
         return GroupPolicy()
 

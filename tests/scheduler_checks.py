@@ -48,10 +48,12 @@ def invariants(scheduler: Scheduler) -> None:
     assert not scheduler._held.keys() & scheduler._unsettled
     assert all(task > scheduler._next_in_order for task in scheduler._held)
     assert len(scheduler._attempts) <= scheduler._limit
-    assert scheduler._charged.keys() <= scheduler._unsettled
-    assert all(0 < n < scheduler._retry.max_attempts for n in scheduler._charged.values())
-    assert scheduler._lost.keys() <= scheduler._unsettled
-    assert all(0 < n < scheduler._retry.max_lost for n in scheduler._lost.values())
+    failures = scheduler._failures
+    assert failures._charged.keys() <= scheduler._unsettled
+    assert all(0 < n < scheduler._retry.max_attempts for n in failures._charged.values())
+    assert failures._lost.keys() <= scheduler._unsettled
+    assert all(0 < n < scheduler._retry.max_lost for n in failures._lost.values())
+    assert failures._escalated <= scheduler._unsettled
     assert all(tasks for _, tasks in scheduler._backing_off), "nobody backs off"
     assert set(scheduler._deadlines) <= scheduler._attempts.keys(), "a deadline of nothing"
     assert list(scheduler._deadlines.values()) == sorted(scheduler._deadlines.values())

@@ -21,7 +21,9 @@ LAYERS = [
     {"emulator.limits", "emulator.function", "emulator.ends", "emulator.log"},
     {"emulator.faults", "emulator.responses", "emulator.signature", "emulator.tally"},
     {"refs", "sigv4"},
-    {"tasks", "retry", "events", "grouping", "throttle", "task_queue", "scheduler"}
+    {"tasks", "retry", "events", "grouping", "throttle", "task_queue"}
+    | {"capacity", "learnt_limit", "token_bucket"}
+    | {"task_failures", "scheduler"}
     | {"budget", "hedging", "storm"},
     {"codec.parts"},
     {"codec.pickling"},

@@ -56,6 +56,11 @@ class Backend(Protocol):
         ...
 
     @property
+    def can_escalate(self) -> bool:
+        """Whether `Request.is_escalated` leads to where there is more memory, or more time."""
+        ...
+
+    @property
     def grouping(self) -> GroupPolicy:
         """How much an attempt should carry, by what one costs here."""
         ...

@@ -75,6 +75,8 @@ class Lambda:
         profile: Instead of AWS_PROFILE.
         concurrency: Most invocations in flight; by default what the function has reserved, or what
             the account has left unreserved.
+        escalate: A function with more memory, or a longer timeout, for tasks that ran out of either
+            here: each goes there once. A name or ARN, or a `Lambda` of its own.
         endpoint_url: Instead of AWS's own, for example that of `fanout emulate`.
         verify: A file of certificates to trust, or False not to verify the endpoint's.
         session: An `aioboto3.Session` to use, instead of `profile`.
@@ -88,6 +90,7 @@ class Lambda:
         region: str | None = None,
         profile: str | None = None,
         concurrency: int | None = None,
+        escalate: str | Lambda | None = None,
         endpoint_url: str | None = None,
         verify: bool | str | None = None,
         session: aioboto3.Session | None = None,
@@ -117,6 +120,19 @@ class Lambda:
             endpoint_url=endpoint_url,
             verify=verify,
         )
+        self._larger = escalate if isinstance(escalate, Lambda) else None
+        if isinstance(escalate, str):
+            self._larger = Lambda(
+                escalate,
+                region=region,
+                profile=profile,
+                endpoint_url=endpoint_url,
+                verify=verify,
+                session=session,
+            )
+        elif escalate is not None and self._larger is None:
+            msg = f"escalate={escalate!r} must be a function's name or ARN, or a fanout.Lambda"
+            raise UsageError(msg)
         self._about = About(function=function)
         self._concurrency = concurrency or 1
         self._is_open = False
@@ -158,6 +174,11 @@ class Lambda:
         return True
 
     @property
+    def can_escalate(self) -> bool:
+        """If another function was named."""
+        return self._larger is not None
+
+    @property
     def grouping(self) -> GroupPolicy:
         """By the price of an invocation."""
         return _GROUPING
@@ -179,6 +200,23 @@ class Lambda:
                 raise BackendError(msg) from error
             raise
         self._is_open = True
+        if self._larger is not None:
+            await self._start_larger(self._larger)
+
+    async def _start_larger(self, larger: Lambda) -> None:
+        try:
+            await larger.start()
+            here, there = self._about, larger._about
+            if there.memory_mb <= here.memory_mb and there.timeout_s <= here.timeout_s:
+                msg = (
+                    f"escalate={there.function!r} has {there.memory_mb:,} MB and "
+                    f"{there.timeout_s:g} s, no more than {here.function}: name one that has more "
+                    "of either"
+                )
+                raise UsageError(msg)
+        except BaseException:
+            await self.aclose()
+            raise
 
     async def _look(self) -> None:
         """Ask AWS about function and account."""
@@ -203,6 +241,8 @@ class Lambda:
                     is_fatal=True,
                 )
             )
+        if request.is_escalated and self._larger is not None:
+            return await self._larger.invoke(replace(request, is_escalated=False), started)
         try:
             load: Load | None = await self._shipping.first(request)
             while load is not None:
@@ -217,7 +257,9 @@ class Lambda:
 
     async def _exchange(self, request: Request, load: Load, started: Callable[[], None]) -> Message:
         """One invocation, and its reply."""
-        accepts = self._accepts or ("json" if self._is_probing else "bytes")
+        # What may not run twice is no probe of whether bytes come through.
+        is_safe = request.is_idempotent and not self._is_probing
+        accepts = self._accepts or ("bytes" if is_safe else "json")
         body = await body_of(load.message(request), accepts, request.spill)
         try:
             return await self._answered(request, body.content, accepts, started)
@@ -327,6 +369,8 @@ class Lambda:
 
     async def aclose(self) -> None:
         """Close all connections."""
+        if self._larger is not None:
+            await self._larger.aclose()
         self._tell_given_up()
         self._is_open = False
         await self._shipping.aclose()

@@ -87,6 +87,11 @@ class Local:
         return False
 
     @property
+    def can_escalate(self) -> bool:
+        """No: there is but this machine."""
+        return False
+
+    @property
     def grouping(self) -> GroupPolicy:
         """By the price of a round trip to a process, some 100 microseconds."""
         return GroupPolicy()

@@ -26,6 +26,7 @@ _COMMANDS = {
     "emulate": "fanout.cli.emulate",
     "map": "fanout.cli.map",
     "mandelbrot": "fanout.cli.mandelbrot",
+    "simulate": "fanout.cli.simulate",
 }
 
 

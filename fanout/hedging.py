@@ -1,0 +1,570 @@
+"""When an attempt that is silent gets a cover: a second attempt at its tasks; first answer wins.
+
+Pure. An invocation of Lambda tells nothing until it answers, and can't be cancelled; a cover that
+loses is billed. So covers are for what is *silent* (hung, lost, a very late start), not for what is
+merely large (SCHEDULING.md section 0, findings 2 and 3). Rules: section 5 there.
+
+Two kinds of attempts:
+- *Sliced*: several tasks under a soft deadline. The worker stops between two of them, so the answer
+  is due once start, soft deadline and one more task have passed. Then it is late; it is hung at
+  three soft deadlines more.
+- *Opaque*: one task, or no soft deadline. It is late beyond what nearly all others took, in units
+  of what was expected of it (or in seconds, where nothing was); it is hung at four times the
+  median. Quantiles are Kaplan and Meier's (JASA 53, 1958, 457), over attempts that have answered
+  and those that still run: the first to answer are the quick ones, and say little about the rest.
+
+A late attempt is covered when no task waits for a place, a hung one at any time; within a budget
+each. No attempt has two covers at a time, and covers have none: the hard stop ends those, and
+retries take it from there.
+
+Laws, held by tests/test_hedging.py:
+  1. no attempt that is covered, settled or a cover itself is ever due;
+  2. covers cost no more than their budget, except for the first `min_covers`;
+  3. nothing is due before `next_s`, and something is at that time, if place and budget allow it.
+
+Work per event is O(log n), but for `_refresh`, which goes through all in flight and is spread over
+so many answers that each bears a few steps of it. It is late then, by a few per cent of an
+attempt's time at most.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from fanout.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+# Width of a bin of `_Spread`: a quantile is exact to 2 %, against thresholds of 30 % and more.
+_BIN: Final = math.log(1.02)
+_BIN_RANGE: Final = (1e-6, 1e6)  # so at most 1400 bins
+# The soft deadline with a margin for reply and network (SCHEDULING.md section 5).
+_SOFT_MARGIN: Final = 1.05
+# What an environment's first answer takes beyond its run: 8 s until 20 were seen, then their 90th
+# percentile and 0.3 s (SCHEDULING.md section 5).
+_START_S: Final = 8.0
+_START_SURVIVAL: Final = 0.1
+_START_MARGIN_S: Final = 0.3
+# Below 20 answers, a 95th percentile is the largest of them.
+_FEWEST: Final = 20
+# Where the 99th percentile lies within 1.5 medians, spread is noise: what is late by a third will
+# answer long before a cover could, and covers are off, but for what is beyond all noise.
+_CALM_SPREAD: Final = 1.5
+_CALM_FACTOR: Final = 2.0
+# Nothing is late before, whatever the others took, seconds (Spark's floor, TaskSetManager).
+_SOONEST_S: Final = 0.1
+# What is expected is a measurement: less than a millisecond is none, and no unit of anything.
+_SHORTEST_S: Final = 1e-3
+# `_refresh` at every answer up to so many steps; else once each answer bears so many of them, or in
+# so large a part of an attempt's time.
+_STEPS_AT_ONCE: Final = 32
+_STEPS_PER_ANSWER: Final = 8
+_LAG: Final = 0.1
+# How many overdue attempts to look at that don't fit the budget. Costs grow with age, so the oldest
+# fit least; this many younger ones are tried.
+_MOST_MISFITS: Final = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HedgePolicy:
+    """When to cover, and what covers may cost.
+
+    Attributes:
+        quantile: An opaque attempt is late beyond this quantile of what others took ...
+        factor: ... and beyond this many medians. 1.3: 3 % of environments are 2 to 3 times slow,
+            others vary by 15 %.
+        hang_factor: An opaque attempt is hung at this many medians.
+        hang_slices: A sliced attempt is hung this many soft deadlines after it is late.
+        share: What covers may cost of what the run is estimated to cost. 0.1: what silent attempts
+            need is less than 0.04, what unequal tasks would waste is 0.35.
+        hang_share: What covers of hung attempts may cost beyond that, or while tasks wait.
+        min_covers: So many covers are in the budget whatever they cost: a tenth of a small run is
+            not one attempt.
+        split: Pieces to cut a cover into, at most; each goes to a warm environment.
+    """
+
+    quantile: float = 0.95
+    factor: float = 1.3
+    hang_factor: float = 4.0
+    hang_slices: float = 3.0
+    share: float = 0.10
+    hang_share: float = 0.04
+    min_covers: int = 2
+    split: int = 8
+
+    def __post_init__(self) -> None:
+        bounds = {
+            "quantile": (0.5, 0.999),
+            "factor": (1.0, math.inf),
+            "hang_factor": (1.0, math.inf),
+            "hang_slices": (0.0, math.inf),
+            "share": (0.0, 1.0),
+            "hang_share": (0.0, 1.0),
+        }
+        for name, (least, most) in bounds.items():
+            value = getattr(self, name)
+            if type(value) not in {int, float} or not least <= value <= most:
+                msg = f"HedgePolicy({name}={value!r}) must be a number from {least:g} to {most:g}"
+                raise UsageError(msg)
+        for name, fewest in (("min_covers", 0), ("split", 1)):
+            value = getattr(self, name)
+            if type(value) is not int or value < fewest:
+                msg = f"HedgePolicy({name}={value!r}) must be a whole number, {fewest} or more"
+                raise UsageError(msg)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HedgeCounts:
+    """What became of covers so far, for reports.
+
+    Attributes:
+        launched: Attempts launched as covers, each piece of a cover being one.
+        won: Those that answered while their tasks were still wanted.
+        lost_gb_s: What attempts cost that were beaten by another, covers or not, GB-seconds.
+    """
+
+    launched: int = 0
+    won: int = 0
+    lost_gb_s: float = 0.0
+
+
+@dataclass(slots=True)
+class _Live:
+    """An attempt in flight.
+
+    Attributes:
+        covers: The attempt of which it is a cover, or a piece of one.
+        cost_gb_s: What it took out of a budget, if it is a cover ...
+        is_reserve: ... and whether that was the reserve for hung attempts.
+        copies: Which part of the covered attempt's tasks it carries.
+        pieces: Of its own cover: how many are in flight.
+        is_settled: Others have done all its tasks.
+        mark: Entries in heaps with another mark are not valid any more.
+    """
+
+    launched_s: float
+    expected_s: float | None
+    soft_s: float | None
+    tasks: int
+    covers: int | None
+    cost_gb_s: float = 0.0
+    is_reserve: bool = False
+    copies: float = 0.0
+    pieces: int = 0
+    is_settled: bool = False
+    mark: int = 0
+
+    @property
+    def is_sliced(self) -> bool:
+        return self.soft_s is not None and self.tasks > 1
+
+    @property
+    def is_coverable(self) -> bool:
+        return self.covers is None and not self.pieces and not self.is_settled
+
+    @property
+    def unit_s(self) -> float:
+        """What an opaque attempt's time is measured in, seconds."""
+        return max(self.expected_s, _SHORTEST_S) if self.expected_s else 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Limits:
+    """When opaque attempts are late and hung, in their units; `median` is infinite if unknown."""
+
+    late: float = math.inf
+    hung: float = math.inf
+    median: float = math.inf
+
+
+class Hedging:
+    """Watches attempts in flight and answers which of them to cover.
+
+    Args:
+        policy: When, and at what cost.
+        gb: Memory of an environment, GB.
+        start_s: The start allowance that an earlier run has learnt, seconds; used until this one
+            has learnt its own.
+    """
+
+    def __init__(
+        self, policy: HedgePolicy | None = None, *, gb: float = 1.0, start_s: float = _START_S
+    ) -> None:
+        self._policy = policy or HedgePolicy()
+        self._gb = gb
+        self._first_start_s = start_s
+        self.start_s = start_s  # from a launch to the kernel, in a new environment, seconds
+
+        self._live: dict[int, _Live] = {}
+        self._late = _Watch()
+        self._hung = _Watch()
+        self._next_mark = 0
+        self._due: dict[int, tuple[float, bool]] = {}  # by the last `due`: cost, and from where
+
+        # Of opaque attempts: wall time in units of what was expected, and in seconds.
+        self._spreads = {True: _Spread(), False: _Spread()}
+        self._limits = {True: _Limits(), False: _Limits()}
+        self._starts = _Spread()
+        self._unseen = 0  # attempts that have ended since the last refresh
+        self._refreshed_s = -math.inf
+        self._usual_s = 0.0  # running mean of what attempts take, seconds
+
+        self._copies = 0.0
+        self._spent_gb_s = {False: 0.0, True: 0.0}  # by whether it is the reserve
+        self._launched = 0
+        self._won = 0
+        self._lost_gb_s = 0.0
+
+    def __repr__(self) -> str:
+        return (
+            f"<Hedging: {len(self._live)} in flight, {self._launched} covers launched, "
+            f"{self._won} won, {self._lost_gb_s:.3g} GB-s lost>"
+        )
+
+    @property
+    def counts(self) -> HedgeCounts:
+        """What became of covers so far."""
+        return HedgeCounts(launched=self._launched, won=self._won, lost_gb_s=self._lost_gb_s)
+
+    # ---- what happened ----
+
+    def launched(
+        self,
+        attempt: int,
+        now_s: float,
+        *,
+        tasks: int,
+        expected_s: float | None = None,
+        soft_s: float | None = None,
+        covers: int | None = None,
+    ) -> None:
+        """Take note of a launch.
+
+        Args:
+            attempt: Its number.
+            now_s: The time, seconds.
+            tasks: How many it carries.
+            expected_s: How long it should run, seconds, without its start; None if not known.
+            soft_s: After how many seconds its worker begins no further task; None: never.
+            covers: Of which attempt it is a cover, or a piece of one: one that was due just now.
+        """
+        live = _Live(now_s, expected_s, soft_s, tasks, covers)
+        self._live[attempt] = live
+        if covers is None:
+            self._watch(attempt, live)
+            return
+        covered = self._live[covers]
+        cost_gb_s, live.is_reserve = self._due[covers]
+        live.copies = min(1.0, tasks / covered.tasks)
+        live.cost_gb_s = cost_gb_s * live.copies
+        covered.pieces += 1
+        self._copies += live.copies
+        self._spent_gb_s[live.is_reserve] += live.cost_gb_s
+        self._launched += 1
+
+    def settled(self, attempt: int) -> None:
+        """Others have done all of its tasks: whatever it still does is for nothing."""
+        if (live := self._live.get(attempt)) is not None:
+            live.is_settled = True
+
+    def ended(
+        self, attempt: int, now_s: float, *, run_s: float | None, is_cold: bool | None = None
+    ) -> None:
+        """Take note of an end. Tell what it has `settled` after that.
+
+        Args:
+            attempt: Its number.
+            now_s: The time, seconds.
+            run_s: How long it ran, as its worker reports, seconds; None if it brought nothing back.
+            is_cold: Whether it was its environment's first.
+        """
+        if (live := self._take(attempt)) is None:
+            return
+        wall_s = now_s - live.launched_s
+        if live.is_settled:
+            self._lost_gb_s += self._gb * (wall_s if run_s is None else run_s)
+        elif live.covers is not None and run_s is not None:
+            self._won += 1
+        if not live.is_sliced:
+            spread = self._spreads[bool(live.expected_s)]
+            spread.add(wall_s / live.unit_s, is_over=run_s is not None)
+        if run_s is not None:
+            self._usual_s += (wall_s - self._usual_s) * (0.1 if self._usual_s else 1.0)
+            if is_cold:
+                self._starts.add(max(0.0, wall_s - run_s))
+        self._unseen += 1
+
+    def refused(self, attempt: int) -> None:
+        """It never ran: forget it, and what it would have cost."""
+        if (live := self._take(attempt)) is not None and live.covers is not None:
+            self._copies -= live.copies
+            self._spent_gb_s[live.is_reserve] -= live.cost_gb_s
+            self._launched -= 1
+
+    # ---- what to do ----
+
+    def due(self, now_s: float, *, is_queue_empty: bool, free: int, est_gb_s: float) -> list[int]:
+        """Attempts to cover now, the oldest first.
+
+        Ask before places are given to tasks that wait, else hung attempts get none. The covers are
+        launched at this time and before asking again, or not at all.
+
+        Args:
+            now_s: The time, seconds.
+            is_queue_empty: No task waits for a place.
+            free: Places there are.
+            est_gb_s: What the whole run is estimated to cost, GB-seconds.
+        """
+        self._refresh(now_s)
+        self._due = {}
+        watch = self._late if is_queue_empty else self._hung
+        planned = {False: 0.0, True: 0.0}
+        looked_at: list[_Entry] = []
+        while free > len(self._due) and len(looked_at) < len(self._due) + _MOST_MISFITS:
+            if (entry := watch.pop(now_s, self._live)) is None:
+                break
+            looked_at.append(entry)
+            live = self._live[entry.attempt]
+            elapsed_s = now_s - live.launched_s
+            cost_gb_s = self._gb * max(live.expected_s or 0.0, elapsed_s)
+            is_hung = live.launched_s + self._after_s(live)[1] <= now_s  # as it is watched
+            pool = self._pool(cost_gb_s, planned, est_gb_s, is_hung, is_queue_empty)
+            if pool is not None:
+                planned[pool] += cost_gb_s
+                self._due[entry.attempt] = cost_gb_s, pool
+        watch.put_back(looked_at)  # a cover may come of it, or not
+        return list(self._due)
+
+    def next_s(self, now_s: float, *, is_queue_empty: bool) -> float | None:
+        """When to ask again, if nothing else happens before, seconds; None: not at all.
+
+        What is due already, and waits for place or budget, waits for something to happen.
+        """
+        self._refresh(now_s)
+        watch = self._late if is_queue_empty else self._hung
+        next_s = watch.next_s(now_s, self._live)
+        if self._unseen and self._live:
+            lag_s = self._refreshed_s + _LAG * self._usual_s
+            next_s = lag_s if next_s is None else min(next_s, lag_s)
+        return next_s
+
+    def pieces(self, *, tasks: int, warm_idle: int, free: int) -> int:
+        """Into how many pieces to cut a cover of so many tasks.
+
+        Over warm environments that have nothing to do; where there is none, it stays whole, since
+        each piece would pay for a start.
+        """
+        return max(1, min(self._policy.split, warm_idle, free, tasks))
+
+    # ---- inside ----
+
+    def _take(self, attempt: int) -> _Live | None:
+        live = self._live.pop(attempt, None)
+        if live is not None and live.covers is not None:
+            covered = self._live.get(live.covers)
+            if covered is not None:
+                covered.pieces -= 1
+                if covered.is_coverable:
+                    self._watch(live.covers, covered)
+        return live
+
+    def _watch(self, attempt: int, live: _Live) -> None:
+        self._next_mark += 1
+        live.mark = self._next_mark
+        late_s, hung_s = self._after_s(live)
+        self._late.add(live.launched_s + late_s, attempt, live)
+        self._hung.add(live.launched_s + hung_s, attempt, live)
+        for watch in (self._late, self._hung):
+            watch.tidy(self._live)
+
+    def _after_s(self, live: _Live) -> tuple[float, float]:
+        """After how many seconds an attempt is late, and hung: never before it is late."""
+        if live.is_sliced:
+            assert live.soft_s is not None, "what is sliced has a soft deadline"
+            task_s = (live.expected_s or live.soft_s) / live.tasks  # it may just have begun one
+            late_s = _SOFT_MARGIN * live.soft_s + task_s + self.start_s
+            return late_s, late_s + self._policy.hang_slices * live.soft_s
+        limits, unit_s = self._limits[bool(live.expected_s)], live.unit_s
+        if limits.median < math.inf:
+            # A start that takes its time is no hang, however short the tasks are.
+            hung_s = max(limits.hung * unit_s, limits.median * unit_s + self.start_s)
+        elif live.expected_s:
+            hung_s = self._policy.hang_factor * unit_s + self.start_s
+        else:
+            hung_s = math.inf
+        return min(max(limits.late * unit_s, _SOONEST_S), hung_s), hung_s
+
+    def _pool(
+        self,
+        cost_gb_s: float,
+        planned: dict[bool, float],
+        est_gb_s: float,
+        is_hung: bool,
+        is_queue_empty: bool,
+    ) -> bool | None:
+        """From where to pay for a cover: the budget (False), the reserve (True), or not at all."""
+        policy = self._policy
+        # Pieces add up to whole covers only up to rounding.
+        if self._copies + len(self._due) + 1 <= policy.min_covers + 1e-6:
+            return not is_queue_empty
+        for pool, share in ((False, policy.share), (True, policy.hang_share)):
+            if not (is_hung if pool else is_queue_empty):
+                continue
+            if self._spent_gb_s[pool] + planned[pool] + cost_gb_s <= share * est_gb_s:
+                return pool
+        return None
+
+    def _refresh(self, now_s: float) -> None:
+        """Learn from what has ended, if enough has, or some time ago."""
+        if not self._unseen:
+            return
+        steps = len(self._live) + sum(spread.size for spread in self._spreads.values())
+        if (
+            steps > max(_STEPS_AT_ONCE, _STEPS_PER_ANSWER * self._unseen)
+            and now_s < self._refreshed_s + _LAG * self._usual_s
+        ):
+            return
+        self._unseen = 0
+        self._refreshed_s = now_s
+        running: dict[bool, list[float]] = {True: [], False: []}
+        for live in self._live.values():
+            if not live.is_sliced:
+                running[bool(live.expected_s)].append((now_s - live.launched_s) / live.unit_s)
+        limits = {kind: self._learn(self._spreads[kind], running[kind]) for kind in running}
+        start_s = self._first_start_s
+        if self._starts.count >= _FEWEST:
+            start_s = self._starts.quantiles((), (_START_SURVIVAL,))[0] + _START_MARGIN_S
+        if limits != self._limits or start_s != self.start_s:  # by a bin, at least
+            self._limits, self.start_s = limits, start_s
+            self._late.clear()
+            self._hung.clear()
+            for attempt, live in self._live.items():
+                if live.is_coverable:
+                    self._watch(attempt, live)
+
+    def _learn(self, spread: _Spread, running: Sequence[float]) -> _Limits:
+        policy = self._policy
+        if not spread.count:
+            return _Limits()
+        median, high, q99 = spread.quantiles(running, (0.5, 1.0 - policy.quantile, 0.01))
+        late = math.inf
+        if spread.count >= _FEWEST:
+            is_calm = q99 <= _CALM_SPREAD * median
+            factor = max(policy.factor, _CALM_FACTOR) if is_calm else policy.factor
+            late = max(high, factor * median)
+        hung = policy.hang_factor * median
+        if q99 < math.inf:  # what one in a hundred takes is not hung
+            hung = max(hung, q99)
+        return _Limits(late, hung, median)
+
+
+class _Entry(NamedTuple):
+    key_s: float
+    attempt: int
+    mark: int
+
+
+class _Watch:
+    """Attempts by the time at which they become due, and those that are by their age."""
+
+    def __init__(self) -> None:
+        self._coming: list[_Entry] = []  # a heap by that time
+        self._overdue: list[_Entry] = []  # a heap by launch
+
+    def add(self, at_s: float, attempt: int, live: _Live) -> None:
+        if at_s < math.inf:
+            heapq.heappush(self._coming, _Entry(at_s, attempt, live.mark))
+
+    def pop(self, now_s: float, lives: Mapping[int, _Live]) -> _Entry | None:
+        """Take out the oldest attempt that is due; None if there is none."""
+        self._advance(now_s, lives)
+        while self._overdue:
+            entry = heapq.heappop(self._overdue)
+            if _is_valid(entry, lives):
+                return entry
+        return None
+
+    def put_back(self, entries: Sequence[_Entry]) -> None:
+        for entry in entries:
+            heapq.heappush(self._overdue, entry)
+
+    def next_s(self, now_s: float, lives: Mapping[int, _Live]) -> float | None:
+        """When the next attempt becomes due, after now."""
+        self._advance(now_s, lives)
+        while self._coming and not _is_valid(self._coming[0], lives):
+            heapq.heappop(self._coming)
+        return self._coming[0].key_s if self._coming else None
+
+    def tidy(self, lives: Mapping[int, _Live]) -> None:
+        """Drop what is not valid any more, if that is most of it."""
+        if len(self._coming) + len(self._overdue) > 4 * len(lives) + 64:
+            for entries in (self._coming, self._overdue):
+                entries[:] = [entry for entry in entries if _is_valid(entry, lives)]
+                heapq.heapify(entries)
+
+    def clear(self) -> None:
+        self._coming.clear()
+        self._overdue.clear()
+
+    def _advance(self, now_s: float, lives: Mapping[int, _Live]) -> None:
+        while self._coming and self._coming[0].key_s <= now_s:
+            entry = heapq.heappop(self._coming)
+            if _is_valid(entry, lives):
+                launched_s = lives[entry.attempt].launched_s
+                heapq.heappush(self._overdue, entry._replace(key_s=launched_s))
+
+
+def _is_valid(entry: _Entry, lives: Mapping[int, _Live]) -> bool:
+    live = lives.get(entry.attempt)
+    return live is not None and live.mark == entry.mark and live.is_coverable
+
+
+class _Spread:
+    """How positive values are spread, in bins of equal ratio, so that its memory is bounded."""
+
+    def __init__(self) -> None:
+        self._over: Counter[int] = Counter()
+        self._cut_short: Counter[int] = Counter()
+        self.count = 0  # values that are not cut short
+
+    @property
+    def size(self) -> int:
+        """How many bins there are."""
+        return len(self._over) + len(self._cut_short)
+
+    def add(self, value: float, *, is_over: bool = True) -> None:
+        """Take note of a value, or if it is not over, that one is at least so large."""
+        (self._over if is_over else self._cut_short)[_bin(value)] += 1
+        self.count += is_over
+
+    def quantiles(self, running: Sequence[float], survivals: Sequence[float]) -> list[float]:
+        """The least values that at most these shares exceed, by Kaplan and Meier.
+
+        Args:
+            running: Values that will be larger than that.
+            survivals: Shares, from large to small.
+
+        Returns:
+            Upper edges of bins; infinity where that is not known yet.
+        """
+        cut_short = self._cut_short + Counter(map(_bin, running))
+        at_risk = self.count + cut_short.total()
+        found: list[float] = []
+        survival = 1.0
+        for at in sorted(self._over.keys() | cut_short.keys()):
+            if over := self._over[at]:
+                survival *= 1.0 - over / at_risk
+                while len(found) < len(survivals) and survival <= survivals[len(found)] + 1e-9:
+                    found.append(math.exp(at * _BIN))
+            at_risk -= over + cut_short[at]
+        return found + [math.inf] * (len(survivals) - len(found))
+
+
+def _bin(value: float) -> int:
+    least, most = _BIN_RANGE
+    return math.ceil(math.log(min(max(value, least), most)) / _BIN)

@@ -44,6 +44,7 @@ import heapq
 from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Any
 
+from fanout.attempts import Attempts
 from fanout.errors import BackendError
 from fanout.events import (
     Action,
@@ -99,6 +100,8 @@ class Scheduler:
         timeout_s: How long an attempt may take once a worker has it; None for ever.
         is_idempotent: A task may run twice; if not, what may have run is not sent again.
         can_escalate: The backend has a larger function, for what ran out of memory or time.
+        can_stop: The backend can stop an attempt that nobody waits for any more. If not, it counts
+            as in flight until it answers.
         total: Number of tasks, where known beforehand.
         least_window: So many chunks may be pulled ahead in any case.
         is_ordered: Deliver outcomes in the order of the input, not as completed.
@@ -117,6 +120,7 @@ class Scheduler:
         timeout_s: float | None = None,
         is_idempotent: bool = True,
         can_escalate: bool = False,
+        can_stop: bool = True,
         total: int | None = None,
         least_window: int = 0,
         is_ordered: bool = False,
@@ -129,6 +133,7 @@ class Scheduler:
         self._retry = retry or RetryPolicy()
         self._timeout_s = timeout_s
         self._total = total
+        self._can_stop = can_stop
         self._is_ordered = is_ordered
         self._is_consumed = is_consumed
         self._stops_on_failure = stops_on_failure
@@ -137,7 +142,7 @@ class Scheduler:
         self._queue = TaskQueue()
         self._alone: deque[int] = deque()
         self._backing_off: list[tuple[float, tuple[int, ...]]] = []
-        self._attempts: dict[int, Sequence[int]] = {}  # in flight, with their tasks
+        self._attempts = Attempts(self._unsettled)
         # Of attempts that have started. All timeouts are equal, so they expire in the order of the
         # starts. Ordered, since dict is slow at giving up its first key.
         self._deadlines: OrderedDict[int, float] = OrderedDict()
@@ -262,47 +267,54 @@ class Scheduler:
             self._bursting = None
             self._grouping.launched(count, now_s - since_s)
 
-    def _take(self, number: int) -> Sequence[int] | None:
-        """End an attempt; its tasks, or None if it is not in flight any more."""
-        self._deadlines.pop(number, None)
-        return self._attempts.pop(number, None)
-
     def _on_answered(self, event: AttemptAnswered, now_s: float) -> None:
-        tasks = self._take(event.attempt)
-        if tasks is None:
+        number = event.attempt
+        if number not in self._attempts:
             return  # ignored before it answered
+        sent = self._attempts.tasks_of(number)
+        tasks, own = self._end_attempt(number)
         self._reached()
-        owed = set(tasks)
-        if not event.outcomes and len(tasks) > 1 and owed.issubset(event.left):
+        left = frozenset(event.left)
+        if not event.outcomes and len(sent) > 1 and left.issuperset(sent):
             # It ended the first of them at the hard deadline: on its own it has none.
             detail = "a task took longer than its group was given"
-            self._blame(tasks, Failure(kind=FailureKind.TIMED_OUT, detail=detail), now_s)
+            self._blame(sent, own, Failure(kind=FailureKind.TIMED_OUT, detail=detail), now_s)
             return
-        if event.outcomes and not owed.issubset(event.left):  # else it made no progress
-            owed.difference_update(event.left)
-        done = len(owed)
+        if not event.outcomes or left.issuperset(sent):
+            left = frozenset()  # it made no progress, and would so for ever
         if event.report is not None:
-            done_tasks = [task for task in tasks if task in owed]
-            self._grouping.observe(
-                tasks=done,
-                amount=self._queue.weight_of(done_tasks),
-                busy_s=self._busy_s(event.report),
-                payload_bytes=event.report.payload_bytes,
-            )
-            self._window = max(self._least_window, self._grouping.window(self._limit))
-        if done < len(tasks):
-            self._requeue([task for task in tasks if task not in owed])
+            self._observe([task for task in sent if task not in left], event.report)
+        if left:
+            self._requeue([task for task in own if task in left])
+        owed = {task for task in tasks if task not in left}
         for outcome in event.outcomes:
             if outcome.index not in owed:
                 continue
             owed.discard(outcome.index)
             if outcome.error is None:
                 self._settle(outcome)
+            elif own is not tasks and outcome.index not in own:
+                continue  # another attempt has it, and may do better
             else:
                 self._on_task_failed(outcome, now_s)
+        owed.intersection_update(own)
         if owed:
             missing = Failure(kind=FailureKind.CRASHED, detail="answered without this task")
             self._charge(sorted(owed), missing, now_s)
+
+    def _end_attempt(self, number: int) -> tuple[Sequence[int], Sequence[int]]:
+        """Its tasks that are not settled, and those of them that no other attempt has."""
+        self._deadlines.pop(number, None)
+        return self._attempts.end(number)
+
+    def _observe(self, done: Sequence[int], report: AttemptReport) -> None:
+        self._grouping.observe(
+            tasks=len(done),
+            amount=self._queue.weight_of(done),
+            busy_s=self._busy_s(report),
+            payload_bytes=report.payload_bytes,
+        )
+        self._window = max(self._least_window, self._grouping.window(self._limit))
 
     def _busy_s(self, report: AttemptReport) -> float:
         """How long the attempt kept its worker busy, without what happens once in an environment.
@@ -322,9 +334,10 @@ class Scheduler:
             self._settle(outcome)
 
     def _on_failed(self, number: int, failure: Failure, now_s: float) -> None:
-        tasks = self._take(number)
-        if tasks is None:
+        if number not in self._attempts:
             return
+        sent = self._attempts.tasks_of(number)
+        _, tasks = self._end_attempt(number)
         if failure.is_fatal:
             self._end(failure)
         elif failure.kind is FailureKind.DID_NOT_RUN:
@@ -332,15 +345,16 @@ class Scheduler:
             if self._barren > _MOST_BARREN_ATTEMPTS + self._limit:
                 self._end(_given_up(failure, self._barren))
                 return
-            self._requeue(tasks)
-            self._actions.append(Retry(tasks, failure, 0.0))
+            if tasks:
+                self._requeue(tasks)
+                self._actions.append(Retry(tasks, failure, 0.0))
         elif failure.kind in PATIENCE_S:
             self._on_refused(tasks, failure, now_s)
         elif failure.kind is FailureKind.MAYBE_RAN:
             self._on_lost(tasks, failure, now_s)
         else:
             self._reached()
-            self._blame(tasks, failure, now_s)
+            self._blame(sent, tasks, failure, now_s)
 
     def _reached(self) -> None:
         """A worker had an attempt, whatever became of it."""
@@ -352,8 +366,9 @@ class Scheduler:
         if self._throttle.is_hopeless(failure.kind, now_s):
             self._end(_fatal(failure, self._throttle.why(failure)))
             return
-        self._requeue(tasks)
-        self._actions.append(Retry(tasks, failure, self._throttle.until_s - now_s))
+        if tasks:
+            self._requeue(tasks)
+            self._actions.append(Retry(tasks, failure, self._throttle.until_s - now_s))
 
     def _on_lost(self, tasks: Sequence[int], failure: Failure, now_s: float) -> None:
         kept, times = self._failures.lose(tasks, failure)
@@ -368,16 +383,21 @@ class Scheduler:
             number, deadline_s = next(iter(self._deadlines.items()))
             if deadline_s > now_s:
                 return
-            tasks = self._take(number)
-            assert tasks is not None, "deadlines are of attempts in flight"
+            sent = self._attempts.tasks_of(number)
+            _, tasks = self._end_attempt(number)
             self._reached()
             self._actions.append(Ignore(number))
-            self._blame(tasks, Failure(kind=FailureKind.TIMED_OUT), now_s)
+            self._blame(sent, tasks, Failure(kind=FailureKind.TIMED_OUT), now_s)
 
     # ---- what becomes of tasks ----
 
-    def _blame(self, tasks: Sequence[int], failure: Failure, now_s: float) -> None:
-        if len(tasks) > 1 and self._failures.may_go_again(failure):
+    def _blame(
+        self, sent: Sequence[int], tasks: Sequence[int], failure: Failure, now_s: float
+    ) -> None:
+        """An attempt failed that was sent with some tasks, of which it owes these."""
+        if not tasks:
+            return
+        if len(sent) > 1 and self._failures.may_go_again(failure):
             self._alone.extend(tasks)
             self._actions.append(Retry(tasks, failure, 0.0))
         else:
@@ -412,6 +432,10 @@ class Scheduler:
     def _settle(self, outcome: Outcome[Any]) -> None:
         self._unsettled.discard(outcome.index)
         self._queue.forget(outcome.index)
+        for number in self._attempts.settled(outcome.index):
+            if self._can_stop:
+                self._end_attempt(number)
+                self._actions.append(Ignore(number))
         self._failures.forget(outcome.index)
         if self._is_ordered:
             self._held[outcome.index] = outcome
@@ -461,7 +485,7 @@ class Scheduler:
     def _launch_one(self, tasks: Sequence[int]) -> None:
         number = self._next_attempt
         self._next_attempt += 1
-        self._attempts[number] = tasks
+        self._attempts.add(number, tasks)
         # A task on its own can't be divided.
         amount = self._queue.weight_of(tasks)
         soft_s = self._grouping.soft_s(amount) if len(tasks) > 1 else None

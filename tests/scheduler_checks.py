@@ -39,7 +39,9 @@ def invariants(scheduler: Scheduler) -> None:
         assert not scheduler._attempts
         return
     backing_off = [task for _, tasks in scheduler._backing_off for task in tasks]
-    in_attempts = [task for tasks in scheduler._attempts.values() for task in tasks]
+    in_attempts = [
+        task for number in scheduler._attempts for task in scheduler._attempts.tasks_of(number)
+    ]
     waiting = [*scheduler._queue, *scheduler._alone, *scheduler._probes]
     places = Counter([*waiting, *backing_off, *in_attempts])
     assert all(times == 1 for times in places.values()), f"a task is in two places: {places}"
@@ -55,7 +57,7 @@ def invariants(scheduler: Scheduler) -> None:
     assert all(0 < n < scheduler._retry.max_lost for n in failures._lost.values())
     assert failures._escalated <= scheduler._unsettled
     assert all(tasks for _, tasks in scheduler._backing_off), "nobody backs off"
-    assert set(scheduler._deadlines) <= scheduler._attempts.keys(), "a deadline of nothing"
+    assert set(scheduler._deadlines) <= set(scheduler._attempts), "a deadline of nothing"
     assert list(scheduler._deadlines.values()) == sorted(scheduler._deadlines.values())
     assert scheduler._unconsumed == 0 or scheduler._is_consumed
     due_s = [when_s for when_s, _ in scheduler._backing_off] + [*scheduler._deadlines.values()]
@@ -134,7 +136,7 @@ class Bench:
     ) -> list[Action]:
         """Answer with these outcomes; without any, with the value `10 * task` for each not left."""
         if not outcomes:
-            tasks = self.scheduler._attempts.get(attempt, ())
+            tasks = self.scheduler._attempts.tasks_of(attempt)
             outcomes = tuple(Outcome(task, 10 * task) for task in tasks if task not in left)
         return self.feed(AttemptAnswered(attempt, outcomes, None, left), now_s)
 

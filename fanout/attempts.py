@@ -1,0 +1,101 @@
+"""Attempts in flight, and the tasks that each carries.
+
+Pure. Mostly a task is in one attempt. When an attempt is silent, its tasks are sent a second time,
+in *covers*; the first success counts. What an attempt still owes are those of its tasks that
+nobody has settled, and that no other attempt in flight has.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+
+class Attempts:
+    """What is in flight.
+
+    Args:
+        unsettled: The tasks that are not settled; somebody else keeps it.
+    """
+
+    def __init__(self, unsettled: set[int]) -> None:
+        self._unsettled = unsettled
+        self._tasks: dict[int, Sequence[int]] = {}
+        # Of tasks that are in several attempts: in which. All others are in one.
+        self._holders: dict[int, set[int]] = {}
+        self._idle: set[int] = set()  # attempts that owe nothing any more
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def __contains__(self, number: int) -> bool:
+        return number in self._tasks
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._tasks)
+
+    @property
+    def idle(self) -> int:
+        """How many are in flight for nothing."""
+        return len(self._idle)
+
+    def tasks_of(self, number: int) -> Sequence[int]:
+        """What an attempt was sent with; nothing if it is not in flight."""
+        return self._tasks.get(number, ())
+
+    def unsettled_of(self, number: int) -> list[int]:
+        """Those of its tasks that nobody has settled."""
+        return [task for task in self._tasks[number] if task in self._unsettled]
+
+    def add(self, number: int, tasks: Sequence[int], *, covers: int | None = None) -> None:
+        """An attempt is launched.
+
+        Args:
+            number: Of it.
+            tasks: What it carries.
+            covers: The attempt that has them already.
+        """
+        self._tasks[number] = tasks
+        if covers is not None:
+            for task in tasks:
+                self._holders.setdefault(task, {covers}).add(number)
+
+    def end(self, number: int) -> tuple[Sequence[int], Sequence[int]]:
+        """An attempt has ended.
+
+        Returns:
+            Those of its tasks that are unsettled, and of these those that no other attempt has.
+        """
+        tasks = self._tasks.pop(number)
+        self._idle.discard(number)
+        if not self._holders:
+            return tasks, tasks
+        owed, own = [], []
+        for task in tasks:
+            holders = self._holders.get(task)
+            if holders is not None:
+                holders.discard(number)
+                if len(holders) == 1:
+                    del self._holders[task]
+            if task in self._unsettled:
+                owed.append(task)
+                if holders is None:
+                    own.append(task)
+        return owed, own
+
+    def settled(self, task: int) -> list[int]:
+        """A task is settled, and no longer unsettled; which attempts are thereby for nothing."""
+        holders = self._holders.pop(task, None)
+        if holders is None:
+            return []
+        idle = [n for n in sorted(holders) if n not in self._idle and not self.unsettled_of(n)]
+        self._idle.update(idle)
+        return idle
+
+    def clear(self) -> None:
+        """All have ended."""
+        self._tasks.clear()
+        self._holders.clear()
+        self._idle.clear()

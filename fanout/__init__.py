@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from fanout.stored_chunks import Block, StoredObject
     from fanout.stored_input import blocks, objects
     from fanout.tasks import Outcome
+    from fanout.token_bucket import RateLimit
 
 __all__ = [
     "Block",
@@ -35,6 +36,7 @@ __all__ = [
     "MapOptions",
     "Outcome",
     "OutcomeStream",
+    "RateLimit",
     "Ref",
     "RetryPolicy",
     "Run",
@@ -60,6 +62,7 @@ _MODULES = {
     "MapOptions": "fanout.options",
     "Outcome": "fanout.tasks",
     "OutcomeStream": "fanout.outcomes",
+    "RateLimit": "fanout.token_bucket",
     "Ref": "fanout.refs",
     "RetryPolicy": "fanout.retry",
     "Run": "fanout.outcomes",

@@ -26,6 +26,7 @@ class Attempts:
         # Of tasks that are in several attempts: in which. All others are in one.
         self._holders: dict[int, set[int]] = {}
         self._idle: set[int] = set()  # attempts that owe nothing any more
+        self._launched_s: dict[int, float] = {}
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -45,19 +46,27 @@ class Attempts:
         """What an attempt was sent with; nothing if it is not in flight."""
         return self._tasks.get(number, ())
 
+    def launched_s(self, number: int) -> float:
+        """When it was launched."""
+        return self._launched_s[number]
+
     def unsettled_of(self, number: int) -> list[int]:
         """Those of its tasks that nobody has settled."""
         return [task for task in self._tasks[number] if task in self._unsettled]
 
-    def add(self, number: int, tasks: Sequence[int], *, covers: int | None = None) -> None:
+    def add(
+        self, number: int, tasks: Sequence[int], now_s: float, *, covers: int | None = None
+    ) -> None:
         """An attempt is launched.
 
         Args:
             number: Of it.
             tasks: What it carries.
+            now_s: When.
             covers: The attempt that has them already.
         """
         self._tasks[number] = tasks
+        self._launched_s[number] = now_s
         if covers is not None:
             for task in tasks:
                 self._holders.setdefault(task, {covers}).add(number)
@@ -69,6 +78,7 @@ class Attempts:
             Those of its tasks that are unsettled, and of these those that no other attempt has.
         """
         tasks = self._tasks.pop(number)
+        del self._launched_s[number]
         self._idle.discard(number)
         if not self._holders:
             return tasks, tasks
@@ -97,5 +107,6 @@ class Attempts:
     def clear(self) -> None:
         """All have ended."""
         self._tasks.clear()
+        self._launched_s.clear()
         self._holders.clear()
         self._idle.clear()

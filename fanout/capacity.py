@@ -112,7 +112,7 @@ class Capacity:
 
     def __repr__(self) -> str:
         return (
-            f"<Capacity: {self._in_flight} in flight of {self.usable} (at most {self._learnt.most}), "
+            f"<Capacity: {self._in_flight} in flight of {self.usable}, at most {self._learnt.most}, "
             f"{len(self._seen)} environments seen, {len(self._line)} runs wait>"
         )
 
@@ -182,28 +182,25 @@ class Capacity:
 
         None if it is possible now, for whose turn it is, or if only an event can change it.
         """
-        room_s = self._learnt.due_s(self._in_flight)
-        if room_s is None:
-            return None
-        due_s = max(room_s, self._hold_s)
-        if self._rate is not None:
-            due_s = max(due_s, self._rate.due_s(now_s))
-        if self._growth is not None and self._needs_growth(now_s):
-            due_s = max(due_s, self._growth.due_s(now_s))
-        return due_s if due_s > now_s else None
+        open_s = self._open_s(now_s)
+        return open_s if open_s is not None and open_s > now_s else None
 
     def _is_open(self, now_s: float) -> bool:
-        """Whether anybody may launch."""
-        room_s = self._learnt.due_s(self._in_flight)
-        if room_s is None or now_s < max(room_s, self._hold_s):
-            return False
-        if self._rate is not None and self._rate.due_s(now_s) > now_s:
-            return False
-        return (
-            self._growth is None
-            or not self._needs_growth(now_s)
-            or self._growth.due_s(now_s) <= now_s
-        )
+        """Whether somebody may launch."""
+        open_s = self._open_s(now_s)
+        return open_s is not None and open_s <= now_s
+
+    def _open_s(self, now_s: float) -> float | None:
+        """From when on somebody may launch, if nothing happens; None: not before something does."""
+        open_s = self._learnt.due_s(self._in_flight)
+        if open_s is None:
+            return None
+        open_s = max(open_s, self._hold_s)
+        if self._rate is not None:
+            open_s = max(open_s, self._rate.due_s(now_s))
+        if self._growth is not None and self._needs_growth(now_s):
+            open_s = max(open_s, self._growth.due_s(now_s))
+        return open_s
 
     def _needs_growth(self, now_s: float) -> bool:
         return self._in_flight >= self.environments(now_s)
@@ -243,6 +240,11 @@ class Capacity:
             self._seen[environment] = now_s
             self._seen.move_to_end(environment)
         self._unheard = min(self._unheard, self._in_flight)
+
+    def unsent(self, seat: Seat) -> None:
+        """An attempt never reached the service, or nobody will hear of it any more."""
+        self._leave_flight(seat)
+        self._unheard = min(max(0, self._unheard - 1), self._in_flight)
 
     def refused(
         self,

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from fanout.backends import Backend
+    from fanout.capacity import Seat
     from fanout.envelope import Request
     from fanout.events import RunEvent
     from fanout.scheduler import Scheduler
@@ -62,6 +63,8 @@ class Engine:
         weight: Tells how heavy a chunk is.
         drains: When the input raises, finish the tasks that it gave before, and deliver them.
         on_end: Called when all is over.
+        peers: The engines that share the scheduler's capacity, by their seats; it adds itself while
+            it runs.
         observers: Told everything, in order. What one raises ends the run.
     """
 
@@ -77,6 +80,7 @@ class Engine:
         weight: Callable[[Any], float] | None = None,
         drains: bool = False,
         on_end: Callable[[], None] | None = None,
+        peers: dict[Seat, Engine] | None = None,
         observers: Sequence[Callable[[RunEvent], None]] = (),
     ) -> None:
         self._run = run
@@ -93,6 +97,7 @@ class Engine:
         )
         self._deliver = deliver
         self._on_end = on_end
+        self._peers = {} if peers is None else peers
         self._observers = observers
         # Most runs have nobody to tell, and attempts may be many.
         self._hears_starts = bool(observers) or scheduler.hears_starts
@@ -111,6 +116,8 @@ class Engine:
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
         self._intake.open()
+        if self._scheduler.seat is not None:
+            self._peers[self._scheduler.seat] = self
         try:
             self._tell(
                 RunStarted(
@@ -131,6 +138,8 @@ class Engine:
     async def __aexit__(self, _: object, error: BaseException | None, __: object) -> None:
         pulling = self._intake.stop()
         self._feed(Cancelled())
+        if self._scheduler.seat is not None:
+            self._peers.pop(self._scheduler.seat, None)
         if self._timer is not None:
             self._timer.cancel()
         tasks = [*self._given_up, *self._attempts.values()]
@@ -194,6 +203,15 @@ class Engine:
             self._is_feeding = False
         if self._scheduler.wanted:
             self._intake.pull()
+        if len(self._peers) > 1:
+            self._pass_on()
+
+    def _pass_on(self) -> None:
+        """Tell another run if it is its turn to launch something."""
+        seat = self._scheduler.turn(self._loop.time())
+        peer = self._peers.get(seat) if seat is not None else None
+        if peer is not None and peer is not self:
+            self._loop.call_soon(peer._feed, Ticked())
 
     def _handle(self, event: Event) -> None:
         if self._scheduler.is_finished:

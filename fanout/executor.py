@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from typing import Self, Unpack
 
     from fanout.backends import Backend
+    from fanout.capacity import Seat
     from fanout.codec import Buffer
     from fanout.events import RunEvent
     from fanout.grouping import Estimate
@@ -87,6 +88,7 @@ class Executor:
         self._backend: Backend = chosen(self._settings) if backend is None else backend
         self._is_open = False
         self._has_put = False
+        self._engines: dict[Seat, Engine] = {}  # that run now
         self._estimates: OrderedDict[str, Estimate] = OrderedDict()  # by backend and kernel
 
     def __repr__(self) -> str:
@@ -350,6 +352,8 @@ class Executor:
             timeout_s=None if stops_tasks else timeout_s,
             is_idempotent=is_idempotent,
             can_escalate=self._backend.can_escalate,
+            can_stop=not stops_tasks,
+            capacity=self._backend.capacity,
             total=len(source) if isinstance(source, Sized) else None,
             least_window=len(source) if weight and isinstance(source, Sequence) else 0,
             is_ordered=is_ordered,
@@ -373,6 +377,7 @@ class Executor:
             deliver=deliver,
             weight=weight,
             drains=is_consumed,
+            peers=self._engines,
             on_end=functools.partial(self._remember, known, grouping) if known else None,
             observers=[*observers, *self._observers(options)],
         )

@@ -22,9 +22,10 @@ Laws, held by tests/test_hedging.py:
   2. covers cost no more than their budget, except for the first `min_covers`;
   3. nothing is due before `next_s`, and something is at that time, if place and budget allow it.
 
-Work per event is O(log n), but for `_refresh`, which goes through all in flight and is spread over
-so many answers that each bears a few steps of it. It is late then, by a few per cent of an
-attempt's time at most.
+Work per event is O(log n), but for `_refresh`, which goes through all in flight. It is put off until
+each answer bears a few steps of it, but by no more than a tenth of an attempt's time.
+
+Longer than most files here: `_Watch` and `_Spread` are of no use without the rest.
 """
 
 from __future__ import annotations
@@ -60,8 +61,8 @@ _CALM_FACTOR: Final = 2.0
 _SOONEST_S: Final = 0.1
 # What is expected is a measurement: less than a millisecond is none, and no unit of anything.
 _SHORTEST_S: Final = 1e-3
-# `_refresh` at every answer up to so many steps; else once each answer bears so many of them, or in
-# so large a part of an attempt's time.
+# `_refresh` at every answer up to so many steps; else once each answer bears so many of them, or
+# after so large a part of an attempt's usual time.
 _STEPS_AT_ONCE: Final = 32
 _STEPS_PER_ANSWER: Final = 8
 _LAG: Final = 0.1
@@ -210,7 +211,7 @@ class Hedging:
         self._spreads = {True: _Spread(), False: _Spread()}
         self._limits = {True: _Limits(), False: _Limits()}
         self._starts = _Spread()
-        self._unseen = 0  # attempts that have ended since the last refresh
+        self._unseen = 0  # values that were added to these since the last refresh
         self._refreshed_s = -math.inf
         self._usual_s = 0.0  # running mean of what attempts take, seconds
 
@@ -293,11 +294,12 @@ class Hedging:
         if not live.is_sliced:
             spread = self._spreads[bool(live.expected_s)]
             spread.add(wall_s / live.unit_s, is_over=run_s is not None)
+            self._unseen += 1
         if run_s is not None:
             self._usual_s += (wall_s - self._usual_s) * (0.1 if self._usual_s else 1.0)
             if is_cold:
                 self._starts.add(max(0.0, wall_s - run_s))
-        self._unseen += 1
+                self._unseen += 1
 
     def refused(self, attempt: int) -> None:
         """It never ran: forget it, and what it would have cost."""
@@ -441,8 +443,6 @@ class Hedging:
             start_s = self._starts.quantiles((), (_START_SURVIVAL,))[0] + _START_MARGIN_S
         if limits != self._limits or start_s != self.start_s:  # by a bin, at least
             self._limits, self.start_s = limits, start_s
-            self._late.clear()
-            self._hung.clear()
             for attempt, live in self._live.items():
                 if live.is_coverable:
                     self._watch(attempt, live)
@@ -506,10 +506,6 @@ class _Watch:
             for entries in (self._coming, self._overdue):
                 entries[:] = [entry for entry in entries if _is_valid(entry, lives)]
                 heapq.heapify(entries)
-
-    def clear(self) -> None:
-        self._coming.clear()
-        self._overdue.clear()
 
     def _advance(self, now_s: float, lives: Mapping[int, _Live]) -> None:
         while self._coming and self._coming[0].key_s <= now_s:

@@ -49,6 +49,7 @@ class Failure:
         error: The exception to end with, where there is one already.
         is_fatal: No task of the run can do better (the kernel can't be loaded, say): it ends.
         wait_s: When the service said when to come again: in so many seconds.
+        reason: Which limit it says was reached, in its own words.
         allowed_s: Of an attempt that the service had to end: its timeout, seconds.
         timeout_s: Of a task that its worker had to end: what it was allowed, seconds.
     """
@@ -58,6 +59,7 @@ class Failure:
     error: Exception | None = None
     is_fatal: bool = False
     wait_s: float | None = None
+    reason: str | None = None
     allowed_s: float | None = None
     timeout_s: float | None = None
 

@@ -74,6 +74,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from random import Random
 
+    from fanout.capacity import Capacity, Seat
     from fanout.grouping import Grouping
     from fanout.tasks import AttemptReport
 
@@ -87,6 +88,8 @@ _PROBING_S = 3.0
 _FEW = 4
 # So many attempts launched at once show how fast the client is.
 _BURST = 32
+# What never reached the function.
+_NEVER_RAN = frozenset({FailureKind.THROTTLED, FailureKind.UNREACHABLE, FailureKind.DID_NOT_RUN})
 
 
 class Scheduler:
@@ -102,6 +105,8 @@ class Scheduler:
         can_escalate: The backend has a larger function, for what ran out of memory or time.
         can_stop: The backend can stop an attempt that nobody waits for any more. If not, it counts
             as in flight until it answers.
+        capacity: What the service takes, of all runs together; whoever shares it tells the others
+            when it is their turn (`Capacity.turn`).
         total: Number of tasks, where known beforehand.
         least_window: So many chunks may be pulled ahead in any case.
         is_ordered: Deliver outcomes in the order of the input, not as completed.
@@ -121,6 +126,7 @@ class Scheduler:
         is_idempotent: bool = True,
         can_escalate: bool = False,
         can_stop: bool = True,
+        capacity: Capacity | None = None,
         total: int | None = None,
         least_window: int = 0,
         is_ordered: bool = False,
@@ -134,6 +140,8 @@ class Scheduler:
         self._timeout_s = timeout_s
         self._total = total
         self._can_stop = can_stop
+        self._capacity = capacity
+        self.seat = None if capacity is None else capacity.seat()
         self._is_ordered = is_ordered
         self._is_consumed = is_consumed
         self._stops_on_failure = stops_on_failure
@@ -211,6 +219,10 @@ class Scheduler:
         room = self._window - len(self._unsettled) - len(self._held) - self._unconsumed
         return room if room >= self._window // 4 else 0
 
+    def turn(self, now_s: float) -> Seat | None:
+        """Which run may launch something now that waits for it, of all that share the capacity."""
+        return None if self._capacity is None else self._capacity.turn(now_s)
+
     def attempts_of(self, task: int) -> int:
         """Number of the task's present attempt, from 1; attempts that were not its fault aside."""
         return self._failures.attempts_of(task)
@@ -272,6 +284,8 @@ class Scheduler:
         if number not in self._attempts:
             return  # ignored before it answered
         sent = self._attempts.tasks_of(number)
+        environment = event.report.environment.id if event.report is not None else None
+        self._leave_flight(number, now_s, environment=environment)
         tasks, own = self._end_attempt(number)
         self._reached()
         left = frozenset(event.left)
@@ -292,7 +306,7 @@ class Scheduler:
                 continue
             owed.discard(outcome.index)
             if outcome.error is None:
-                self._settle(outcome)
+                self._settle(outcome, now_s)
             elif own is not tasks and outcome.index not in own:
                 continue  # another attempt has it, and may do better
             else:
@@ -306,6 +320,27 @@ class Scheduler:
         """Its tasks that are not settled, and those of them that no other attempt has."""
         self._deadlines.pop(number, None)
         return self._attempts.end(number)
+
+    def _leave_flight(
+        self,
+        number: int,
+        now_s: float,
+        *,
+        environment: str | None = None,
+        refusal: Failure | None = None,
+    ) -> None:
+        """Tell the capacity how an attempt ended."""
+        if self._capacity is None or self.seat is None:
+            return
+        if refusal is None:
+            self._capacity.ended(self.seat, now_s, environment)
+        elif refusal.kind is FailureKind.THROTTLED:
+            launched_s = self._attempts.launched_s(number)
+            self._capacity.refused(
+                self.seat, refusal.reason, refusal.wait_s, now_s, launched_s=launched_s
+            )
+        else:
+            self._capacity.unsent(self.seat)
 
     def _observe(self, done: Sequence[int], report: AttemptReport) -> None:
         self._grouping.observe(
@@ -331,12 +366,13 @@ class Scheduler:
         if self._failures.charge(outcome.index, failure):
             self._back_off(outcome.index, failure, now_s)
         else:
-            self._settle(outcome)
+            self._settle(outcome, now_s)
 
     def _on_failed(self, number: int, failure: Failure, now_s: float) -> None:
         if number not in self._attempts:
             return
         sent = self._attempts.tasks_of(number)
+        self._leave_flight(number, now_s, refusal=failure if failure.kind in _NEVER_RAN else None)
         _, tasks = self._end_attempt(number)
         if failure.is_fatal:
             self._end(failure)
@@ -374,7 +410,7 @@ class Scheduler:
         kept, times = self._failures.lose(tasks, failure)
         for task in tasks:
             if task not in kept:
-                self._give_up(task, failure)
+                self._give_up(task, failure, now_s)
         if kept:
             self._later(kept, failure, times, now_s)
 
@@ -384,6 +420,7 @@ class Scheduler:
             if deadline_s > now_s:
                 return
             sent = self._attempts.tasks_of(number)
+            self._leave_flight(number, now_s)
             _, tasks = self._end_attempt(number)
             self._reached()
             self._actions.append(Ignore(number))
@@ -408,11 +445,11 @@ class Scheduler:
             if self._failures.charge(task, failure):
                 self._back_off(task, failure, now_s)
             else:
-                self._give_up(task, failure)
+                self._give_up(task, failure, now_s)
 
-    def _give_up(self, task: int, failure: Failure) -> None:
+    def _give_up(self, task: int, failure: Failure, now_s: float) -> None:
         error = self._failures.error(task, failure)
-        self._settle(Outcome(task, error=error, attempts=self.attempts_of(task)))
+        self._settle(Outcome(task, error=error, attempts=self.attempts_of(task)), now_s)
 
     def _back_off(self, task: int, failure: Failure, now_s: float) -> None:
         self._later((task,), failure, self.attempts_of(task) - 1, now_s)
@@ -429,11 +466,12 @@ class Scheduler:
         else:
             self._alone.extendleft(tasks)
 
-    def _settle(self, outcome: Outcome[Any]) -> None:
+    def _settle(self, outcome: Outcome[Any], now_s: float) -> None:
         self._unsettled.discard(outcome.index)
         self._queue.forget(outcome.index)
         for number in self._attempts.settled(outcome.index):
             if self._can_stop:
+                self._leave_flight(number, now_s)
                 self._end_attempt(number)
                 self._actions.append(Ignore(number))
         self._failures.forget(outcome.index)
@@ -470,22 +508,38 @@ class Scheduler:
             return
         fleet = self._fleet()
         first = self._next_attempt
-        while self._is_waiting and len(self._attempts) < fleet:
+        while self._has_room(fleet):
+            if not self._is_admitted(now_s):
+                break
             tasks = [self._alone.popleft()] if self._alone else self._next_group(fleet, now_s)
             if not tasks:
                 break
-            self._launch_one(tasks)
+            self._launch_one(tasks, now_s)
         self._burst(first, now_s)
+        if self._capacity is not None and self.seat is not None and not self._has_room(fleet):
+            self._capacity.rest(self.seat)
+
+    def _has_room(self, fleet: int) -> bool:
+        """Whether this run would launch something, if the service takes it."""
+        return self._is_waiting and len(self._attempts) < fleet
+
+    def _is_admitted(self, now_s: float) -> bool:
+        """Whether the service takes one more."""
+        if self._capacity is None or self.seat is None:
+            return True
+        return self._capacity.admits(self.seat, now_s)
 
     @property
     def _is_waiting(self) -> bool:
         """Whether there are tasks to send."""
         return bool(self._alone or self._probes or self._queue)
 
-    def _launch_one(self, tasks: Sequence[int]) -> None:
+    def _launch_one(self, tasks: Sequence[int], now_s: float) -> None:
         number = self._next_attempt
         self._next_attempt += 1
-        self._attempts.add(number, tasks)
+        self._attempts.add(number, tasks, now_s)
+        if self._capacity is not None and self.seat is not None:
+            self._capacity.launched(self.seat, now_s)
         # A task on its own can't be divided.
         amount = self._queue.weight_of(tasks)
         soft_s = self._grouping.soft_s(amount) if len(tasks) > 1 else None
@@ -559,8 +613,12 @@ class Scheduler:
             due_s.append(next(iter(self._deadlines.values())))
         if self._queue and self._probing_until_s is not None and now_s < self._probing_until_s:
             due_s.append(self._probing_until_s)
-        if now_s < self._throttle.until_s and self._is_waiting:
-            due_s.append(self._throttle.until_s)
+        if self._is_waiting:
+            if now_s < self._throttle.until_s:
+                due_s.append(self._throttle.until_s)
+            elif self._capacity is not None and self._has_room(self._fleet()):
+                open_s = self._capacity.due_s(now_s)
+                due_s += [] if open_s is None else [open_s]
         if self._armed_s is not None and self._armed_s <= now_s:
             self._armed_s = None
         if due_s and (self._armed_s is None or min(due_s) < self._armed_s):
@@ -570,6 +628,10 @@ class Scheduler:
     def _end(self, failure: Failure | None) -> None:
         self.is_finished = True
         self._actions += [Ignore(number) for number in self._attempts]
+        if self._capacity is not None and self.seat is not None:
+            for _ in self._attempts:
+                self._capacity.unsent(self.seat)
+            self._capacity.leave(self.seat)
         self._attempts.clear()
         self._actions.append(Finish(failure))
 

@@ -125,7 +125,7 @@ class SimulatedRun:
         throttles: 429s by their reason.
         retries: Times that tasks were sent again after a failure other than a refusal.
         hedges: Attempts launched while another one had the same task.
-        ignored: Attempts that nobody wanted any more before they had answered.
+        ignored: Attempts that nobody waited for any more when they answered, or at the end.
         lefts: Answers that left tasks.
         cold_starts: Environments that were started.
         most_in_flight: Most invocations at once, as the service counts.
@@ -199,6 +199,7 @@ def simulate(
         grouping=Grouping(grouping or lambda_grouping(fleet), estimate=estimate),
         rng=fork(rng),
         retry=retry,
+        can_stop=False,
         total=len(seconds),
     )
     return drive(scheduler, seconds, service)
@@ -351,7 +352,8 @@ class _Drive:
         self._feed(events.AttemptStarted(launch.attempt))  # on Lambda: that it was sent
 
     def _end(self, launch: Launch, event: Event) -> None:
-        self._forget(launch.attempt)
+        is_wanted = not all(self._delivered[task] for task in launch.tasks)
+        self._run.ignored += self._forget(launch.attempt) and not is_wanted
         self._feed(event)
 
     def _answer(self, launch: Launch, what: Invocation) -> Event:

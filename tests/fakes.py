@@ -160,6 +160,10 @@ class FakeBackend:
         return False
 
     @property
+    def capacity(self) -> None:
+        return None
+
+    @property
     def can_escalate(self) -> bool:
         return False
 

@@ -23,8 +23,9 @@ LAYERS = [
     {"refs", "sigv4"},
     {"tasks", "retry", "events", "grouping", "throttle", "task_queue"}
     | {"capacity", "learnt_limit", "token_bucket"}
-    | {"task_failures", "scheduler"}
+    | {"attempts", "task_failures", "scheduler"}
     | {"budget", "hedging", "storm"},
+    {"fleet", "simulator"},
     {"codec.parts"},
     {"codec.pickling"},
     {"codec.encoding", "codec.decoding"},
@@ -73,12 +74,12 @@ LAYERS = [
     {"emulator.api"},
     {"emulator.service"},
     {"emulator"},
-    {"cli", "cli.completion", "cli.emulate", "cli.mandelbrot", "cli.map"},
+    {"cli", "cli.completion", "cli.emulate", "cli.mandelbrot", "cli.map"} | {"cli.simulate"},
     {"__main__"},
 ]
 # Where the executor reaches up, at the moment of use: it shows progress unless told not to.
 UPWARDS = {("executor", "progress")}
-PURE = set().union(*LAYERS[:14]) | {"printing", "failure_report"}
+PURE = set().union(*LAYERS[:15]) | {"printing", "failure_report"}
 # Asking a clock, a generator or the system is not pure; neither is an event loop.
 IMPURE = {"asyncio", "anyio", "random", "secrets", "socket", "subprocess", "threading", "time"}
 
@@ -180,6 +181,7 @@ def test_the_public_names_are_these() -> None:
         "MapOptions",
         "Outcome",
         "OutcomeStream",
+        "RateLimit",
         "Ref",
         "RetryPolicy",
         "Run",

@@ -144,6 +144,13 @@ def test_a_start_that_was_learnt_before_is_used_until_there_is_a_new_one() -> No
     assert bench.next_in_s() == 2.1 + 1.0 + 1.5
 
 
+def test_a_start_that_was_learnt_before_outlasts_the_first_answers() -> None:
+    bench = Bench(start_s=1.5)
+    bench.teach(*[12.0] * 19, start_s=2.0)
+    bench.due()
+    assert bench.hedging.start_s == 1.5
+
+
 def test_attempts_in_flight_are_watched_by_what_was_learnt_later() -> None:
     bench = Bench()
     bench.teach(*[12.0] * 19, start_s=2.0)
@@ -205,6 +212,14 @@ def test_a_single_task_is_opaque_whatever_its_soft_deadline() -> None:
     bench.teach(*[10.0] * 98, *[25.0] * 2)
     bench.launch(tasks=1, soft_s=12.5)
     assert bench.next_in_s() == about(13.0)
+
+
+def test_what_is_expected_to_take_no_time_is_no_unit() -> None:
+    """A millisecond is: else 0.02 s would be twenty million times what was expected."""
+    bench = Bench()
+    bench.teach(*[0.02] * 98, *[0.5] * 2, expected_s=1e-9)
+    bench.launch(expected_s=1e-3)
+    assert bench.next_in_s() == pytest.approx(0.1)
 
 
 def test_nothing_is_late_within_a_tenth_of_a_second() -> None:
@@ -318,6 +333,7 @@ def test_covers_are_not_covered() -> None:
     bench.now_s = 100.0
     bench.due()
     bench.launch(covers=attempt)
+    bench.teach(*[10.0] * 30)  # and what is learnt later changes nothing about it
     bench.now_s = 1e6
     assert bench.due() == []
     assert bench.next_in_s() is None
@@ -407,7 +423,26 @@ def test_two_covers_are_in_the_budget_of_the_smallest_run() -> None:
     assert bench.due(est_gb_s=0.0, is_queue_empty=False) == []
 
 
-def test_a_cover_that_was_refused_costs_nothing() -> None:
+def test_pieces_of_a_cover_cost_no_more_than_the_whole() -> None:
+    for policy, est_gb_s in ((HedgePolicy(), 0.0), (HedgePolicy(min_covers=0), 2100.0)):
+        bench = Bench(policy)
+        attempts = overdue(bench, 5)
+        assert bench.due(est_gb_s=est_gb_s) == attempts[:2]
+        for _ in range(4):
+            bench.launch(tasks=1, covers=attempts[0])
+        assert bench.due(est_gb_s=est_gb_s)[:1] == attempts[1:2]
+
+
+def test_a_cover_that_was_refused_gives_back_what_it_cost() -> None:
+    bench = Bench(HedgePolicy(min_covers=0))
+    attempts = overdue(bench, 5)
+    for _ in range(10):
+        assert bench.due(est_gb_s=1000.0) == attempts[:1]
+        cover = bench.launch(tasks=4, covers=attempts[0])
+        bench.hedging.refused(cover)
+
+
+def test_a_cover_that_was_refused_is_not_one_of_the_first() -> None:
     bench = Bench(HedgePolicy())
     attempts = overdue(bench, 5)
     for _ in range(10):
@@ -531,6 +566,23 @@ def test_a_value_lies_at_most_two_per_cent_below_the_edge_of_its_bin(value: floa
     spread.add(value)
     (edge,) = spread.quantiles((), (0.5,))
     assert value * (1 - 1e-9) <= edge <= value * 1.02 * (1 + 1e-9)
+
+
+def test_in_a_large_fleet_it_learns_a_little_later_and_says_when() -> None:
+    """Going through all in flight at every answer would take too long."""
+    bench = Bench()
+    attempts = [bench.launch() for _ in range(1000)]
+    bench.now_s = 9.9
+    bench.end(attempts[0])
+    assert bench.next_in_s() is not None  # the first answer it looks at
+    for attempt in attempts[1:101]:
+        bench.now_s += 0.001
+        bench.end(attempt)
+    assert bench.next_in_s() == pytest.approx(0.1 * 9.9 - 0.1, rel=0.02)
+    bench.now_s += 1.0
+    bench.next_in_s()
+    assert bench.hedging._spreads[True].count == 101
+    assert not bench.hedging._unseen
 
 
 def test_memory_is_bounded() -> None:

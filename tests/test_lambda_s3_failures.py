@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import re
+import resource
 import sys
 import time
 from typing import TYPE_CHECKING, Any, Final
@@ -24,6 +25,7 @@ from tests.far_stores_checks import answer, reset, xml
 from tests.invoke_checks import until
 from tests.lambda_s3_checks import (
     BUCKET,
+    MB,
     ROOT,
     Bucket,
     Passing,
@@ -82,6 +84,10 @@ async def negated(ex: fanout.Executor, group: int | None = None) -> Outcome[Any]
     assert np.array_equal(first.result(), -np.ones(3))
     assert np.array_equal(last.result(), -np.ones(4))
     return large
+
+
+# By value, as all kernels here, so that nothing of the tests' own modules goes along.
+noise: Any = eval("lambda count: np.random.default_rng(0).random(count)", {"np": np})
 
 
 # What S3 refuses.
@@ -162,7 +168,7 @@ async def test_without_a_bucket_it_is_told_how_to_make_one_and_of_nothing_left(
         with pytest.raises(StoreError, match="there is no bucket fanout-nowhere"):
             await ex.put(random_array(0, 17))
         # What only the worker would have put.
-        run = await ex.run(random_array, [0], group=1)
+        run = await ex.run(noise, [MB], group=1)
         assert "there is no bucket fanout-nowhere: create it" in told(run.outcomes[0])
     assert caplog.text == ""
 
@@ -459,22 +465,18 @@ async def test_an_object_of_another_store_is_told_from_one_of_this(
 # A worker's disk.
 
 
-def limits_files(_: int) -> None:
-    """Have the disk take no more than this for a file, as a full one does."""
-    import resource
-
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-
-
-def kept_copies(_: int) -> list[str]:
-    folder = os.path.join(os.environ["TMPDIR"], "fanout-cache")
-    return os.listdir(folder) if os.path.isdir(folder) else []
-
-
 @pytest.mark.parametrize("how", ["has room", "is full", "can't be written to"])
 async def test_a_disk_that_takes_no_copy_of_an_object_leaves_it_in_memory(
     monkeypatch: pytest.MonkeyPatch, bucket: Bucket, how: str
 ) -> None:
+    def limits_files(_: int) -> None:
+        """Have the disk take no more than this for a file, as a full one does."""
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+    def kept_copies(_: int) -> list[str]:
+        folder = os.path.join(os.environ["TMPDIR"], "fanout-cache")
+        return os.listdir(folder) if os.path.isdir(folder) else []
+
     environment = {"TMPDIR": "/proc/nowhere"} if how == "can't be written to" else {}
     with checks.emulator(concurrency=1, environment=environment) as emulator:
         async with executor(emulator, monkeypatch, bucket.store()) as ex:

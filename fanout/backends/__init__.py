@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from fanout.capacity import Capacity
     from fanout.envelope import Request
     from fanout.grouping import GroupPolicy
     from fanout.retry import Failure
@@ -53,6 +54,11 @@ class Backend(Protocol):
     @property
     def is_remote(self) -> bool:
         """Whether workers are on other machines, and can't see files of this one."""
+        ...
+
+    @property
+    def capacity(self) -> Capacity | None:
+        """What the service takes, of all runs together; None: `limit` is all there is to know."""
         ...
 
     @property

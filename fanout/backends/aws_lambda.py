@@ -17,6 +17,7 @@ from fanout.backends import AttemptError
 from fanout.backends.lambda_function import look, parted
 from fanout.backends.lambda_messages import body_of, reply_of
 from fanout.backends.shipping import Shipping
+from fanout.capacity import Capacity
 from fanout.errors import BackendError, DecodeError, FanoutError, StoreError, UsageError
 from fanout.grouping import GroupPolicy
 from fanout.invoke import CertificateError, ConnectionLostError, Invoker
@@ -24,6 +25,7 @@ from fanout.invoke.answers import About, failure_of, is_expired
 from fanout.lambda_wire import AlteredError
 from fanout.retry import Failure, FailureKind
 from fanout.stopping import GRACE_S
+from fanout.token_bucket import RateLimit
 from fanout.wire import Message
 
 if TYPE_CHECKING:
@@ -38,6 +40,9 @@ if TYPE_CHECKING:
     from fanout.spilled import Spill
 
 _LOG: Final = logging.getLogger("fanout")
+# Environments of a function: so many at once, then so many a second (Lambda, "Understanding how
+# functions scale", 2026-10).
+_GROWTH: Final = RateLimit(per_s=100.0, burst=1000)
 # Beyond the function's own timeout: a cold start, and the way there and back.
 _READ_MARGIN_S: Final = 30.0
 # An invocation of a warm environment takes some 25 ms on the way (median of Wang et al., ATC'18);
@@ -77,6 +82,8 @@ class Lambda:
             the account has left unreserved.
         escalate: A function with more memory, or a longer timeout, for tasks that ran out of either
             here: each goes there once. A name or ARN, or a `Lambda` of its own.
+        rate: Most invocations a second, for example `fanout.RateLimit(per_s=50, burst=10)`; by
+            default what AWS takes: ten for each unit of concurrency.
         endpoint_url: Instead of AWS's own, for example that of `fanout emulate`.
         verify: A file of certificates to trust, or False not to verify the endpoint's.
         session: An `aioboto3.Session` to use, instead of `profile`.
@@ -91,6 +98,7 @@ class Lambda:
         profile: str | None = None,
         concurrency: int | None = None,
         escalate: str | Lambda | None = None,
+        rate: RateLimit | None = None,
         endpoint_url: str | None = None,
         verify: bool | str | None = None,
         session: aioboto3.Session | None = None,
@@ -135,6 +143,8 @@ class Lambda:
             raise UsageError(msg)
         self._about = About(function=function)
         self._concurrency = concurrency or 1
+        self._rate = rate
+        self._capacity: Capacity | None = None
         self._is_open = False
         # How answers come: in bytes if the endpoint lets them through, which the first one shows.
         self._accepts: Accepts | None = None
@@ -172,6 +182,11 @@ class Lambda:
     def is_remote(self) -> bool:
         """Yes."""
         return True
+
+    @property
+    def capacity(self) -> Capacity | None:
+        """What AWS lets one function have; known once the backend is started."""
+        return self._capacity
 
     @property
     def can_escalate(self) -> bool:
@@ -226,6 +241,11 @@ class Lambda:
         self._concurrency = min(known.concurrency, self._wanted or known.concurrency) or 1
         self._about = known.about
         self._invoker.read_timeout_s = known.about.timeout_s + _READ_MARGIN_S
+        self._capacity = Capacity(
+            self._concurrency,
+            growth=_GROWTH,
+            rate=self._rate or _rate_of(self._concurrency),
+        )
         _allow_sockets(self._concurrency)
 
     async def invoke(self, request: Request, started: Callable[[], None]) -> Message:
@@ -375,6 +395,11 @@ class Lambda:
         self._is_open = False
         await self._shipping.aclose()
         await self._invoker.__aexit__(None, None, None)
+
+
+def _rate_of(concurrency: int) -> RateLimit:
+    """Requests that AWS takes: ten a second for each unit of concurrency (quotas, 2026-10)."""
+    return RateLimit(per_s=10.0 * concurrency, burst=10 * concurrency)
 
 
 def _allow_sockets(count: int) -> None:

@@ -87,6 +87,11 @@ class Local:
         return False
 
     @property
+    def capacity(self) -> None:
+        """None: there are no more than its workers."""
+        return None
+
+    @property
     def can_escalate(self) -> bool:
         """No: there is but this machine."""
         return False

@@ -177,7 +177,9 @@ def failure_of(
     kind, remedy = _CODES.get(code) or _CODES.get(f"{code}{_SUFFIX}") or _by_status(status, code)
     if kind is _NEVER:
         return _fatal(f"Lambda refuses to run {about.function}: {what}{_then(remedy)}")
-    return Failure(kind=kind, detail=what, wait_s=_wait_s(headers) if kind is _AGAIN else None)
+    if kind is _AGAIN:
+        return Failure(kind=kind, detail=what, wait_s=_wait_s(headers), reason=reason or None)
+    return Failure(kind=kind, detail=what)
 
 
 def _function_error(body: bytes, about: About) -> Failure:

@@ -94,7 +94,11 @@ def ours(
     known_s = CHUNK_S / case.tasks * rng.uniform(*_KNOWN)
     grouping = Grouping(lambda_grouping(case.fleet, fixed=fixed), estimate=Estimate(unit_s=known_s))
     scheduler = Scheduler(
-        limit=case.fleet.concurrency, grouping=grouping, rng=fork(rng), total=len(tasks)
+        limit=case.fleet.concurrency,
+        grouping=grouping,
+        rng=fork(rng),
+        can_stop=False,
+        total=len(tasks),
     )
     run = drive(scheduler, tasks, fleet)
     assert not run.failure, run.failure

@@ -46,6 +46,8 @@ _RATE_REASONS: Final = {
 # refusals without an answer between them pause for twice as long each time.
 _LEAST_HOLD_S: Final = 0.05
 _MOST_HOLD_S: Final = 2.0
+# After how long a run looks again whether one whose turn it was has launched something, seconds.
+_LOOK_AGAIN_S: Final = 0.05
 # How long an idle environment is counted on, seconds. AWS doesn't say how long it keeps one; people
 # report 5 to 10 minutes. One that is forgotten too early costs a token, no more.
 _KEPT_S: Final = 300.0
@@ -112,8 +114,9 @@ class Capacity:
 
     def __repr__(self) -> str:
         return (
-            f"<Capacity: {self._in_flight} in flight of {self.usable}, at most {self._learnt.most}, "
-            f"{len(self._seen)} environments seen, {len(self._line)} runs wait>"
+            f"<Capacity: {self._in_flight} in flight of {self.usable}, "
+            f"at most {self._learnt.most}; {len(self._seen)} environments seen; "
+            f"{len(self._line)} runs wait>"
         )
 
     @property
@@ -178,12 +181,15 @@ class Capacity:
         return False
 
     def due_s(self, now_s: float) -> float | None:
-        """The time from which a launch may be possible that isn't now.
+        """When a run that was not admitted should ask again, if nothing happens; after `now_s`.
 
-        None if it is possible now, for whose turn it is, or if only an event can change it.
+        None if only an event can change it: an end, a refusal, or a launch of another run.
         """
         open_s = self._open_s(now_s)
-        return open_s if open_s is not None and open_s > now_s else None
+        if open_s is None or open_s > now_s:
+            return open_s
+        # Another's turn. Should that run have no need of it, and say so, nothing else happens.
+        return now_s + _LOOK_AGAIN_S
 
     def _is_open(self, now_s: float) -> bool:
         """Whether somebody may launch."""

@@ -353,6 +353,8 @@ def _task_failure(
         return Failure(kind=FailureKind.TIMED_OUT, error=late)
     if remote["kind"] == "result":
         error: Exception = ResultError(task, f"its result: {message}")
+    elif remote["kind"] == "store":
+        error = StoreError(message)
     elif remote["kind"] == "chunk":
         error = ChunkError(task, f"its chunk can't be decoded by the worker: {message}")
     else:

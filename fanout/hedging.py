@@ -22,8 +22,8 @@ Laws, held by tests/test_hedging.py:
   2. covers cost no more than their budget, except for the first `min_covers`;
   3. nothing is due before `next_s`, and something is at that time, if place and budget allow it.
 
-Work per event is O(log n), but for `_refresh`, which goes through all in flight. It is put off until
-each answer bears a few steps of it, but by no more than a tenth of an attempt's time.
+Work per event is O(log n), but for `_refresh`, which goes through all in flight. It is put off
+until each answer bears a few steps of it, but by no more than a tenth of an attempt's time.
 
 Longer than most files here: `_Watch` and `_Spread` are of no use without the rest.
 """

@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from fanout.codec import Encoded, ListEncoder, decode_each, encode
-from fanout.errors import EncodeError
+from fanout.errors import EncodeError, StoreError
 from fanout.failure_report import described_failure, traceback_of
 from fanout.printing import Capture
 from fanout.stopping import StoppedError, Stopper
@@ -168,6 +168,8 @@ class TaskRun:
         self.seconds.append(self._ended_s - began_s)
 
     def _undecodable(self, error: Exception) -> dict[str, Any]:
+        if isinstance(error, StoreError):
+            return described_failure("store", error)
         failure = described_failure("chunk", error)
         if self._python != python_minor():
             failure["message"] += (

@@ -235,8 +235,18 @@ class Worker:
         """How to have what refs stand for."""
         locator = request.head.get("store")
         is_safe = bool(request.head["safe"]) or self._is_reference_only
+        failed: dict[str, str] = {}  # what can't be had isn't asked for again by every task
 
         def fetch(ref: Ref) -> Any:
+            if ref.digest in failed:
+                raise StoreError(failed[ref.digest])
+            try:
+                return fetched(ref)
+            except StoreError as error:
+                failed[ref.digest] = str(error)
+                raise
+
+        def fetched(ref: Ref) -> Any:
             if locator is None:
                 raise StoreError(
                     "a Ref came without a store: use it with the executor that put the object, or "

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPResponse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import anyio.from_thread
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
     Act = Callable[["Passing"], None]
     Rule = Callable[["Seen"], Act | None]
+
+Kernel = TypeVar("Kernel", bound="Callable[..., Any]")
 
 BUCKET: Final = "fanout-end-to-end"
 MB: Final = 2**20
@@ -282,6 +284,12 @@ async def executor(
 def random_array(seed: int, megabytes: int = 8) -> Array:
     """Nothing that could be made smaller."""
     return np.random.default_rng(seed).random(megabytes * MB // 8)
+
+
+def typed(kernel: Kernel) -> Kernel:
+    """As if typed into a notebook, so that nothing of the tests' own modules goes along."""
+    kernel.__module__ = "__main__"
+    return kernel
 
 
 def session() -> aioboto3.Session:

@@ -22,6 +22,7 @@ BENCH = Path(__file__).parent / "bench"
         ),
         ("emulator_rate.py", ["invocations_per_s_aioboto3", "rate_vs_aioboto3"]),
         ("data_path.py", ["put_mb_s", "get_mb_s", "encode_vs_pickle_base64"]),
+        ("throttle.py", ["makespan_vs_best", "hidden_throttles_per_task"]),
         ("policies.py", ["over_ideal", "makespan_vs_none"]),
     ],
 )
@@ -41,4 +42,4 @@ def test_a_benchmark_gives_its_ratios_as_json(bench: str, ratios: list[str]) -> 
 def test_every_benchmark_is_run() -> None:
     names = {path.name for path in BENCH.glob("*.py")}
     of_lambda = {"invoke_path.py", "emulator_rate.py", "data_path.py"}
-    assert names == {"local_overhead.py", "policies.py"} | of_lambda
+    assert names == {"local_overhead.py", "policies.py", "throttle.py"} | of_lambda

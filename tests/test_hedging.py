@@ -131,6 +131,16 @@ def test_a_start_may_take_what_nine_in_ten_took_and_a_little_more() -> None:
     assert bench.hedging.start_s == about(9.0 + 0.3)
 
 
+def test_sliced_attempts_tell_about_starts_as_well() -> None:
+    bench = Bench()
+    for _ in range(20):
+        attempt = bench.launch(tasks=20, soft_s=12.5)
+        bench.now_s += 12.0
+        bench.hedging.ended(attempt, bench.now_s, run_s=10.0, is_cold=True)
+    bench.due()
+    assert bench.hedging.start_s == about(2.3)
+
+
 def test_warm_attempts_say_nothing_about_starts() -> None:
     bench = Bench()
     bench.teach(*[10.0] * 50)

@@ -21,7 +21,7 @@ from fanout.lambda_wire import read_request
 from fanout.wire import Message
 from tests import lambda_s3_checks as checks
 from tests.contract.tap import Tap
-from tests.lambda_s3_checks import MB, Bucket, executor, random_array
+from tests.lambda_s3_checks import MB, Bucket, executor, random_array, typed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,6 +54,7 @@ def emulator(_bucket: Bucket) -> Iterator[Emulator]:
 async def test_an_object_is_fetched_once_by_each_environment(
     monkeypatch: pytest.MonkeyPatch, bucket: Bucket, emulator: Emulator
 ) -> None:
+    @typed
     def picked(data: Any, index: int) -> tuple[int, float]:
         time.sleep(0.01)  # so that no environment does it all
         return os.getpid(), float(data[index])
@@ -69,14 +70,14 @@ async def test_an_object_is_fetched_once_by_each_environment(
         assert sum(one.is_first_part for one in fetched) == ENVIRONMENTS
         assert len(fetched) > ENVIRONMENTS  # in parts
 
-        uploaded = bucket.proxy.asked("client", "PUT")
+        uploaded = bucket.proxy.asked("client", "PUT", data.digest)
         assert len(uploaded) == 3
         assert await ex.put(array.copy()) == data
     async with executor(emulator, monkeypatch, bucket.store()) as another:
         assert await another.put(array) == data
         (again,) = await another.map(lambda array: float(array[-1]), [data])
         assert again == array[-1]
-    assert bucket.proxy.asked("client", "PUT") == uploaded
+    assert bucket.proxy.asked("client", "PUT", "objects/") == uploaded
     assert bucket.proxy.asked("worker", "GET", data.digest) == fetched  # even in another run
     assert bucket.names() == [f"objects/{data.digest}"]  # no run put anything
 
@@ -108,6 +109,7 @@ async def test_a_setting_names_a_bucket_as_well(
 async def test_chunks_and_results_of_any_size_go_both_ways(
     monkeypatch: pytest.MonkeyPatch, bucket: Bucket, emulator: Emulator
 ) -> None:
+    @typed
     def reversed_one(array: Array) -> Array:
         return array[::-1]
 
@@ -146,7 +148,7 @@ async def test_a_kms_key_encrypts_what_either_side_puts(
     key = "arn:aws:kms:us-east-1:123456789012:key/fanout"
     async with executor(emulator, monkeypatch, bucket.store(kms_key=key)) as ex:
         data: Any = await ex.put(random_array(5, 20))  # in parts
-        doubled = await ex.map(lambda array: array[:MB] * 2, [data, random_array(6)])
+        doubled = await ex.map(typed(lambda array: array[:MB] * 2), [data, random_array(6)])
     assert [array.nbytes for array in doubled] == [8 * MB, 8 * MB]
     told = [
         (
@@ -168,6 +170,7 @@ async def test_a_large_closure_is_stored_once_and_fetched_once_by_each_environme
 ) -> None:
     table = random_array(7)
 
+    @typed
     def picked(index: int) -> tuple[int, float]:
         time.sleep(0.01)
         return os.getpid(), float(table[index])
@@ -184,6 +187,7 @@ async def test_a_large_closure_is_stored_once_and_fetched_once_by_each_environme
 async def test_a_task_whose_worker_died_is_tried_again_and_nothing_is_left(
     monkeypatch: pytest.MonkeyPatch, bucket: Bucket, emulator: Emulator, tmp_path: Path
 ) -> None:
+    @typed
     def dies_once(array: Array) -> Array:
         if not marker.exists():
             marker.touch()

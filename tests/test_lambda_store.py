@@ -240,7 +240,7 @@ async def test_a_kernel_that_refers_to_a_foreign_object_fails_its_task_and_no_ot
         foreign = fanout.Ref(64 * "a", 1000)
         run = await ex.run(lambda pair: pair[1], [(None, 1), (foreign, 2), (None, 3)])
         assert [outcome.value for outcome in run.outcomes] == [1, None, 3]
-        with pytest.raises(ChunkError, match="another run"):
+        with pytest.raises(StoreError, match="another run"):
             raise run.outcomes[1].error or AssertionError
 
 

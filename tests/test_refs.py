@@ -15,6 +15,11 @@ from fanout import Ref
 from fanout.codec import decode, decode_each, encode
 from fanout.emulator import Emulator
 from fanout.errors import ChunkError, DecodeError, EncodeError, StoreError, UsageError
+from fanout.events import AttemptAnswered
+from fanout.far_stores import kept_store
+from fanout.kernel_spec import prepare
+from fanout.worker import Worker
+from tests.worker_checks import answer_of, request_of
 
 ROOT = Path(__file__).parent.parent
 REF = Ref("ab" * 32, 1000)
@@ -142,7 +147,7 @@ async def test_an_object_that_is_gone_fails_its_tasks_only(tmp_path: Path) -> No
         gone, there = await ex.put([1]), await ex.put([2])
         (tmp_path / "objects" / gone.digest).unlink()
         first, second = await ex.map(identity, [gone, there], group=2, return_exceptions=True)
-        assert isinstance(first, ChunkError)
+        assert isinstance(first, StoreError)
         assert "not in the store" in str(first)
         assert second == [2]
 
@@ -151,7 +156,7 @@ async def test_a_ref_of_another_executor_says_where_to_use_it() -> None:
     async with fanout.Executor() as ex:
         ref = await ex.put([1])
     async with fanout.Executor() as other:
-        with pytest.raises(ChunkError, match="with the executor that put the object"):
+        with pytest.raises(StoreError, match="with the executor that put the object"):
             await other.map(identity, [ref])
 
 
@@ -163,7 +168,7 @@ async def test_an_object_that_was_exchanged_is_refused(tmp_path: Path) -> None:
         content = (tmp_path / "objects" / other.digest).read_bytes()
         path.unlink()
         path.write_bytes(content)
-        with pytest.raises(ChunkError, match="damaged or exchanged"):
+        with pytest.raises(StoreError, match="damaged or exchanged"):
             await ex.map(identity, [ref])
 
 
@@ -204,3 +209,22 @@ async def test_many_tasks_share_an_object_on_lambda(
         async with fanout.Executor() as ex:
             with pytest.raises(UsageError, match="name a bucket"):
                 await ex.put(array)
+
+
+def test_what_cannot_be_had_is_asked_for_once_by_a_request(tmp_path: Path) -> None:
+    asked = []
+    store = kept_store({"kind": "directory", "path": str(tmp_path)})
+    get = store.get
+
+    def counted(key: str, **options: Any) -> memoryview:
+        asked.append(key)
+        return get(key, **options)
+
+    store.get = counted  # type: ignore[method-assign]
+    gone = Ref("0" * 64, 10)
+    request = request_of(prepare(len), [gone, [gone], "abc", gone])
+    request.head["store"] = {"kind": "directory", "path": str(tmp_path)}
+    answer = answer_of(Worker().run(request), 4)
+    assert isinstance(answer, AttemptAnswered)
+    assert [isinstance(o.error, StoreError) for o in answer.outcomes] == [True, True, False, True]
+    assert len(asked) == 1

@@ -227,7 +227,7 @@ class BotocoreAdaptive(Limited):
     def due_s(self, now_s: float) -> float | None:
         if self.in_flight >= self.limit:
             return None
-        return now_s + max(1e-3, self.bucket._sleep_amount(1))
+        return now_s + max(1e-3, float(self.bucket._sleep_amount(1)))
 
     def delay_s(self, refusals: int, rng: Random) -> float:
         return rng.uniform(0.0, min(20.0, 2.0 ** min(refusals - 1, 10)))

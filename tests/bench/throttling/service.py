@@ -1,4 +1,7 @@
-"""How Lambda admits invocations, in virtual time: written beside the emulator's buckets, not ours."""
+"""How Lambda admits invocations, in virtual time.
+
+It uses the emulator's buckets, not ours, so that a mistake in one of them shows.
+"""
 
 from __future__ import annotations
 

@@ -23,8 +23,8 @@ class Attempts:
     def __init__(self, unsettled: set[int]) -> None:
         self._unsettled = unsettled
         self._tasks: dict[int, Sequence[int]] = {}
-        # Of tasks that are in several attempts: in which. All others are in one.
-        self._holders: dict[int, set[int]] = {}
+        self._sharing: set[int] = set()  # attempts in flight whose tasks were sent twice
+        self._holders: dict[int, set[int]] = {}  # of such tasks, if unsettled: who has them
         self._idle: set[int] = set()  # attempts that owe nothing any more
         self._launched_s: dict[int, float] = {}
 
@@ -68,6 +68,7 @@ class Attempts:
         self._tasks[number] = tasks
         self._launched_s[number] = now_s
         if covers is not None:
+            self._sharing.update((number, covers))
             for task in tasks:
                 self._holders.setdefault(task, {covers}).add(number)
 
@@ -79,20 +80,18 @@ class Attempts:
         """
         tasks = self._tasks.pop(number)
         del self._launched_s[number]
-        self._idle.discard(number)
-        if not self._holders:
+        if number not in self._sharing:
             return tasks, tasks
-        owed, own = [], []
-        for task in tasks:
-            holders = self._holders.get(task)
-            if holders is not None:
-                holders.discard(number)
-                if len(holders) == 1:
-                    del self._holders[task]
-            if task in self._unsettled:
-                owed.append(task)
-                if holders is None:
-                    own.append(task)
+        self._sharing.discard(number)
+        self._idle.discard(number)
+        owed = [task for task in tasks if task in self._unsettled]
+        own = []
+        for task in owed:
+            holders = self._holders.get(task, set())
+            holders.discard(number)
+            if not holders:
+                self._holders.pop(task, None)
+                own.append(task)
         return owed, own
 
     def settled(self, task: int) -> list[int]:
@@ -108,5 +107,6 @@ class Attempts:
         """All have ended."""
         self._tasks.clear()
         self._launched_s.clear()
+        self._sharing.clear()
         self._holders.clear()
         self._idle.clear()

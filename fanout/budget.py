@@ -69,6 +69,10 @@ class Budget:
         """What may still be reserved, GB-seconds."""
         return self._gb_s(self._left_ms)
 
+    def gb_s(self, seconds: float) -> float:
+        """What so many seconds of an environment are billed as, GB-seconds."""
+        return self._gb_s(_billed_ms(seconds))
+
     def admits(self, worst_s: float) -> bool:
         """Whether an attempt that is billed for `worst_s` seconds at worst may be launched now."""
         return _billed_ms(worst_s) <= self._left_ms

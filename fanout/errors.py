@@ -245,6 +245,10 @@ class BudgetExceededError(FanoutError):
         self.worst_gb_s = worst_gb_s
         self.run = run
 
+    def with_run(self, run: Run[Any]) -> BudgetExceededError:
+        """The same, with what was done."""
+        return BudgetExceededError(self.spent_gb_s, self.max_gb_s, self.worst_gb_s, run)
+
 
 class KernelLoadError(FanoutError):
     """A worker can't load the kernel, so no task can run."""

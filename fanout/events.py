@@ -107,6 +107,7 @@ class Launch:
             sent again. None: it runs them all.
         hard_s: The worker shall end a task that still runs then. None: it may take its time.
         is_escalated: It goes to the larger function.
+        covers: The attempt that has these tasks already, and is silent; None: it is the first.
     """
 
     attempt: int
@@ -114,6 +115,7 @@ class Launch:
     soft_s: float | None = None
     hard_s: float | None = None
     is_escalated: bool = False
+    covers: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

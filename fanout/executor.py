@@ -20,11 +20,13 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, TypeVarTuple, ov
 
 from fanout import config
 from fanout.backends.chosen import chosen
+from fanout.budget import Budget
 from fanout.codec import encode
 from fanout.engine import Engine
 from fanout.envelope import Request
-from fanout.errors import UsageError
+from fanout.errors import BudgetExceededError, UsageError
 from fanout.grouping import Grouping
+from fanout.hedging import Hedging
 from fanout.intake import checked_input
 from fanout.kernel_spec import prepare
 from fanout.options import MapOptions, check
@@ -32,6 +34,7 @@ from fanout.outcomes import Meter, OutcomeStream, Run
 from fanout.refs import Ref
 from fanout.scheduler import Scheduler
 from fanout.spilled import digest_of, size_of
+from fanout.storm import StormGuard
 from fanout.wire import Message, frame
 
 if TYPE_CHECKING:
@@ -240,13 +243,22 @@ class Executor:
 
         meter = Meter()
         engine, run = self._engine(kernel, chunks, keep, options, observers=[meter])
-        async with engine:
-            await engine.finished()
+
+        try:
+            async with engine:
+                await engine.finished()
+        except BudgetExceededError as error:
+            raise error.with_run(self._run_of(run, engine, outcomes, meter)) from None
+        return self._run_of(run, engine, outcomes, meter)
+
+    def _run_of(
+        self, run: str, engine: Engine, outcomes: dict[int, Outcome[R]], meter: Meter
+    ) -> Run[R]:
         return Run(
             id=run,
             kernel=engine.kernel,
             backend=self._backend.name,
-            outcomes=[outcomes[index] for index in range(len(outcomes))],
+            outcomes=[outcomes[index] for index in sorted(outcomes)],
             attempts=meter.attempts,
             retries=meter.retries,
             makespan_s=meter.makespan_s,
@@ -295,21 +307,36 @@ class Executor:
     ) -> list[Any]:
         results: dict[int, Any] = {}
         failed: list[Exception] = []
+        # What is done when a budget is exceeded is not lost; else nobody will ask for outcomes.
+        has_budget = options.get("max_gb_s") is not None
+        outcomes: dict[int, Outcome[Any]] = {}
+        meter = Meter()
 
         def keep(batch: Sequence[Outcome[Any]]) -> None:
+            if has_budget:
+                outcomes.update((outcome.index, outcome) for outcome in batch)
             for outcome in batch:
                 error = outcome.error
                 results[outcome.index] = outcome.value if error is None else error
                 if error is not None:
                     failed.append(error)
 
-        engine, _ = self._engine(
-            kernel, chunks, keep, options, is_star=is_star, stops_on_failure=not return_exceptions
+        engine, run = self._engine(
+            kernel,
+            chunks,
+            keep,
+            options,
+            is_star=is_star,
+            stops_on_failure=not return_exceptions,
+            observers=[meter] if has_budget else [],
         )
-        async with engine:
-            await engine.finished()
-            if failed and not return_exceptions:
-                raise failed[0]
+        try:
+            async with engine:
+                await engine.finished()
+                if failed and not return_exceptions:
+                    raise failed[0]
+        except BudgetExceededError as error:
+            raise error.with_run(self._run_of(run, engine, outcomes, meter)) from None
         return [results[index] for index in range(len(results))]
 
     def _engine(
@@ -353,7 +380,7 @@ class Executor:
             is_idempotent=is_idempotent,
             can_escalate=self._backend.can_escalate,
             can_stop=not stops_tasks,
-            capacity=self._backend.capacity,
+            **self._guards(options),
             total=len(source) if isinstance(source, Sized) else None,
             least_window=len(source) if weight and isinstance(source, Sequence) else 0,
             is_ordered=is_ordered,
@@ -382,6 +409,23 @@ class Executor:
             observers=[*observers, *self._observers(options)],
         )
         return engine, run
+
+    def _guards(self, options: MapOptions) -> dict[str, Any]:
+        """What keeps an eye on attempts that are billed."""
+        billed, max_gb_s = self._backend.billed, options.get("max_gb_s")
+        if billed is None:
+            if max_gb_s is not None:
+                msg = f"max_gb_s={max_gb_s!r} is for Lambda: {self._backend.name} costs nothing"
+                raise UsageError(msg)
+            return {}
+        return {
+            "capacity": self._backend.capacity,
+            "hedging": Hedging(gb=billed.gb) if options.get("hedge", True) else None,
+            "storm": StormGuard(),
+            "budget": Budget(max_gb_s, billed.gb) if max_gb_s is not None else None,
+            "worst_s": billed.worst_s,
+            "gb": billed.gb,
+        }
 
     def _remember(self, kernel: str, grouping: Grouping) -> None:
         """Have the next map of the same kernel begin with what this one has learned."""

@@ -21,9 +21,13 @@ class MapOptions(TypedDict, total=False):
         timeout_s: How long a task may run, seconds; it is then stopped and fails with
             `TaskTimeoutError`. No limit by default.
         retry: When a failed task is tried again; see `RetryPolicy`.
-        idempotent: Whether a task may run twice; yes by default. If False, a task that may have run,
-            in part or as a whole, fails instead of being tried again: its worker died, or its
+        idempotent: Whether a task may run twice; yes by default. If False, a task that may have
+            run, in part or as a whole, fails instead of being tried again: its worker died, or its
             answer was lost. Tasks then travel alone, unless `group` says otherwise.
+        hedge: Whether the tasks of an attempt that is silent for too long may be sent a second
+            time, which costs up to a tenth more; yes by default, where attempts are billed.
+        max_gb_s: What the run may cost, GB-seconds of Lambda: nothing is launched that could cost
+            more at worst, and the run then ends with `BudgetExceededError`. No limit by default.
         group: Tasks in one attempt. By default small tasks are grouped by measured time.
         weight: Tells from a chunk how long its task takes, in any unit: `weight=len`. The heaviest
             then go first, and groups are cut by weight. A list is looked at as a whole, other input
@@ -38,6 +42,8 @@ class MapOptions(TypedDict, total=False):
     timeout_s: float | None
     retry: RetryPolicy
     idempotent: bool
+    hedge: bool
+    max_gb_s: float | None
     group: int | None
     weight: Callable[[Any], float] | None
     codec: Literal["auto", "safe"]
@@ -64,9 +70,10 @@ def check(options: MapOptions) -> None:
     if retry is not None and not isinstance(retry, RetryPolicy):
         msg = f"retry={retry!r} must be a fanout.RetryPolicy, as in RetryPolicy(max_attempts=5)"
         raise UsageError(msg)
-    if not isinstance(options.get("idempotent", True), bool):
-        msg = f"idempotent={options.get('idempotent')!r} must be True or False"
-        raise UsageError(msg)
+    for switch in ("idempotent", "hedge"):
+        if not isinstance(options.get(switch, True), bool):
+            msg = f"{switch}={options.get(switch)!r} must be True or False"
+            raise UsageError(msg)
     weight = options.get("weight")
     if weight is not None and not callable(weight):
         msg = f"weight={weight!r} must be a function of one argument, the chunk"

@@ -44,8 +44,7 @@ import heapq
 from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Any
 
-from fanout.attempts import Attempts
-from fanout.errors import BackendError
+from fanout.errors import BackendError, BudgetExceededError
 from fanout.events import (
     Action,
     AttemptAnswered,
@@ -64,6 +63,7 @@ from fanout.events import (
     Ticked,
     WakeAt,
 )
+from fanout.flight import Flight
 from fanout.retry import Failure, FailureKind, RetryPolicy
 from fanout.task_failures import TaskFailures
 from fanout.task_queue import TaskQueue
@@ -74,8 +74,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from random import Random
 
+    from fanout.budget import Budget
     from fanout.capacity import Capacity, Seat
     from fanout.grouping import Grouping
+    from fanout.hedging import Hedging
+    from fanout.storm import StormGuard
     from fanout.tasks import AttemptReport
 
 # Attempts in a row that never reached a worker before the run is given up, beyond one for each
@@ -88,8 +91,6 @@ _PROBING_S = 3.0
 _FEW = 4
 # So many attempts launched at once show how fast the client is.
 _BURST = 32
-# What never reached the function.
-_NEVER_RAN = frozenset({FailureKind.THROTTLED, FailureKind.UNREACHABLE, FailureKind.DID_NOT_RUN})
 
 
 class Scheduler:
@@ -107,6 +108,11 @@ class Scheduler:
             as in flight until it answers.
         capacity: What the service takes, of all runs together; whoever shares it tells the others
             when it is their turn (`Capacity.turn`).
+        hedging: Says which attempts are silent, so that their tasks are sent a second time.
+        storm: Says when failures are those of a service that is down, so that the run ends.
+        budget: What the run may cost.
+        worst_s: For how long an attempt is billed at worst, seconds.
+        gb: Memory of an environment, GB.
         total: Number of tasks, where known beforehand.
         least_window: So many chunks may be pulled ahead in any case.
         is_ordered: Deliver outcomes in the order of the input, not as completed.
@@ -127,6 +133,11 @@ class Scheduler:
         can_escalate: bool = False,
         can_stop: bool = True,
         capacity: Capacity | None = None,
+        hedging: Hedging | None = None,
+        storm: StormGuard | None = None,
+        budget: Budget | None = None,
+        worst_s: float = 0.0,
+        gb: float = 1.0,
         total: int | None = None,
         least_window: int = 0,
         is_ordered: bool = False,
@@ -140,8 +151,7 @@ class Scheduler:
         self._timeout_s = timeout_s
         self._total = total
         self._can_stop = can_stop
-        self._capacity = capacity
-        self.seat = None if capacity is None else capacity.seat()
+        self._gb = gb
         self._is_ordered = is_ordered
         self._is_consumed = is_consumed
         self._stops_on_failure = stops_on_failure
@@ -150,7 +160,14 @@ class Scheduler:
         self._queue = TaskQueue()
         self._alone: deque[int] = deque()
         self._backing_off: list[tuple[float, tuple[int, ...]]] = []
-        self._attempts = Attempts(self._unsettled)
+        self._flight = Flight(
+            self._unsettled,
+            capacity=capacity,
+            hedging=None if not is_idempotent else hedging,
+            storm=storm,
+            budget=budget,
+            worst_s=worst_s,
+        )
         # Of attempts that have started. All timeouts are equal, so they expire in the order of the
         # starts. Ordered, since dict is slow at giving up its first key.
         self._deadlines: OrderedDict[int, float] = OrderedDict()
@@ -186,7 +203,7 @@ class Scheduler:
     def __repr__(self) -> str:
         return (
             f"<Scheduler: {self._offered} offered, {len(self._queue) + len(self._alone)} queued, "
-            f"{len(self._attempts)} attempts in flight, {len(self._backing_off)} backing off, "
+            f"{len(self._flight)} attempts in flight, {len(self._backing_off)} backing off, "
             f"{len(self._held)} held, {self._unconsumed} unconsumed"
             f"{', finished' if self.is_finished else ''}>"
         )
@@ -194,7 +211,7 @@ class Scheduler:
     @property
     def in_flight(self) -> int:
         """Attempts in flight."""
-        return len(self._attempts)
+        return len(self._flight)
 
     @property
     def timeout_s(self) -> float | None:
@@ -221,7 +238,12 @@ class Scheduler:
 
     def turn(self, now_s: float) -> Seat | None:
         """Which run may launch something now that waits for it, of all that share the capacity."""
-        return None if self._capacity is None else self._capacity.turn(now_s)
+        return self._flight.turn(now_s)
+
+    @property
+    def seat(self) -> Seat | None:
+        """The run's place at the capacity."""
+        return self._flight.seat
 
     def attempts_of(self, task: int) -> int:
         """Number of the task's present attempt, from 1; attempts that were not its fault aside."""
@@ -272,7 +294,7 @@ class Scheduler:
         self._queue.add(tasks, weights)
 
     def _on_started(self, number: int, now_s: float) -> None:
-        if number in self._attempts and self._timeout_s is not None:
+        if number in self._flight and self._timeout_s is not None:
             self._deadlines.setdefault(number, now_s + self._timeout_s)  # the first start counts
         if self._bursting is not None and number >= self._bursting[0]:
             _, count, since_s = self._bursting
@@ -281,12 +303,11 @@ class Scheduler:
 
     def _on_answered(self, event: AttemptAnswered, now_s: float) -> None:
         number = event.attempt
-        if number not in self._attempts:
+        if number not in self._flight:
             return  # ignored before it answered
-        sent = self._attempts.tasks_of(number)
-        environment = event.report.environment.id if event.report is not None else None
-        self._leave_flight(number, now_s, environment=environment)
-        tasks, own = self._end_attempt(number)
+        sent = self._flight.tasks_of(number)
+        self._deadlines.pop(number, None)
+        tasks, own = self._flight.answered(number, now_s, event.report)
         self._reached()
         left = frozenset(event.left)
         if not event.outcomes and len(sent) > 1 and left.issuperset(sent):
@@ -316,32 +337,6 @@ class Scheduler:
             missing = Failure(kind=FailureKind.CRASHED, detail="answered without this task")
             self._charge(sorted(owed), missing, now_s)
 
-    def _end_attempt(self, number: int) -> tuple[Sequence[int], Sequence[int]]:
-        """Its tasks that are not settled, and those of them that no other attempt has."""
-        self._deadlines.pop(number, None)
-        return self._attempts.end(number)
-
-    def _leave_flight(
-        self,
-        number: int,
-        now_s: float,
-        *,
-        environment: str | None = None,
-        refusal: Failure | None = None,
-    ) -> None:
-        """Tell the capacity how an attempt ended."""
-        if self._capacity is None or self.seat is None:
-            return
-        if refusal is None:
-            self._capacity.ended(self.seat, now_s, environment)
-        elif refusal.kind is FailureKind.THROTTLED:
-            launched_s = self._attempts.launched_s(number)
-            self._capacity.refused(
-                self.seat, refusal.reason, refusal.wait_s, now_s, launched_s=launched_s
-            )
-        else:
-            self._capacity.unsent(self.seat)
-
     def _observe(self, done: Sequence[int], report: AttemptReport) -> None:
         self._grouping.observe(
             tasks=len(done),
@@ -369,12 +364,15 @@ class Scheduler:
             self._settle(outcome, now_s)
 
     def _on_failed(self, number: int, failure: Failure, now_s: float) -> None:
-        if number not in self._attempts:
+        if number not in self._flight:
             return
-        sent = self._attempts.tasks_of(number)
-        self._leave_flight(number, now_s, refusal=failure if failure.kind in _NEVER_RAN else None)
-        _, tasks = self._end_attempt(number)
-        if failure.is_fatal:
+        sent = self._flight.tasks_of(number)
+        self._deadlines.pop(number, None)
+        is_repeat = any(self._failures.has_failed(task) for task in sent)
+        _, tasks = self._flight.failed(number, now_s, failure, is_repeat=is_repeat)
+        if (why := self._flight.gives_up(failure)) is not None:
+            self._end(_fatal(failure, why))
+        elif failure.is_fatal:
             self._end(failure)
         elif failure.kind is FailureKind.DID_NOT_RUN:
             self._barren += 1
@@ -419,9 +417,9 @@ class Scheduler:
             number, deadline_s = next(iter(self._deadlines.items()))
             if deadline_s > now_s:
                 return
-            sent = self._attempts.tasks_of(number)
-            self._leave_flight(number, now_s)
-            _, tasks = self._end_attempt(number)
+            sent = self._flight.tasks_of(number)
+            del self._deadlines[number]
+            _, tasks = self._flight.stopped(number, now_s)
             self._reached()
             self._actions.append(Ignore(number))
             self._blame(sent, tasks, Failure(kind=FailureKind.TIMED_OUT), now_s)
@@ -455,7 +453,7 @@ class Scheduler:
         self._later((task,), failure, self.attempts_of(task) - 1, now_s)
 
     def _later(self, tasks: Sequence[int], failure: Failure, attempts: int, now_s: float) -> None:
-        delay_s = self._retry.delay_s(attempts, self._rng)
+        delay_s = self._retry.delay_s(attempts, self._rng) * self._flight.slowdown
         heapq.heappush(self._backing_off, (now_s + delay_s, tuple(tasks)))
         self._actions.append(Retry(tasks, failure, delay_s))
 
@@ -469,10 +467,10 @@ class Scheduler:
     def _settle(self, outcome: Outcome[Any], now_s: float) -> None:
         self._unsettled.discard(outcome.index)
         self._queue.forget(outcome.index)
-        for number in self._attempts.settled(outcome.index):
+        for number in self._flight.settled(outcome.index):
             if self._can_stop:
-                self._leave_flight(number, now_s)
-                self._end_attempt(number)
+                self._deadlines.pop(number, None)
+                self._flight.stopped(number, now_s)
                 self._actions.append(Ignore(number))
         self._failures.forget(outcome.index)
         if self._is_ordered:
@@ -504,47 +502,69 @@ class Scheduler:
                 self._queue.put_back(tasks, first=False)
 
     def _launch(self, now_s: float) -> None:
-        if now_s < self._throttle.until_s or not self._is_waiting or self.is_finished:
+        if self.is_finished:
+            return
+        if now_s >= self._throttle.until_s:
+            self._cover(now_s)  # first of all, or it would never get a place
+        if now_s < self._throttle.until_s or not self._is_waiting:
             return
         fleet = self._fleet()
         first = self._next_attempt
         while self._has_room(fleet):
-            if not self._is_admitted(now_s):
+            if not self._flight.admits(now_s):
                 break
             tasks = [self._alone.popleft()] if self._alone else self._next_group(fleet, now_s)
             if not tasks:
                 break
             self._launch_one(tasks, now_s)
         self._burst(first, now_s)
-        if self._capacity is not None and self.seat is not None and not self._has_room(fleet):
-            self._capacity.rest(self.seat)
+        if not self._has_room(fleet):
+            self._flight.rest()
+        elif not self._flight and (over := self._flight.overdraft) is not None:
+            error = BudgetExceededError(*over)
+            self._end(Failure(kind=FailureKind.REFUSED, error=error, is_fatal=True))
 
     def _has_room(self, fleet: int) -> bool:
         """Whether this run would launch something, if the service takes it."""
-        return self._is_waiting and len(self._attempts) < fleet
-
-    def _is_admitted(self, now_s: float) -> bool:
-        """Whether the service takes one more."""
-        if self._capacity is None or self.seat is None:
-            return True
-        return self._capacity.admits(self.seat, now_s)
+        return self._is_waiting and len(self._flight) < fleet
 
     @property
     def _is_waiting(self) -> bool:
         """Whether there are tasks to send."""
         return bool(self._alone or self._probes or self._queue)
 
-    def _launch_one(self, tasks: Sequence[int], now_s: float) -> None:
+    def _launch_one(self, tasks: Sequence[int], now_s: float, *, covers: int | None = None) -> None:
         number = self._next_attempt
         self._next_attempt += 1
-        self._attempts.add(number, tasks, now_s)
-        if self._capacity is not None and self.seat is not None:
-            self._capacity.launched(self.seat, now_s)
-        # A task on its own can't be divided.
         amount = self._queue.weight_of(tasks)
+        # A task on its own can't be divided.
         soft_s = self._grouping.soft_s(amount) if len(tasks) > 1 else None
+        expected_s = self._grouping.expected_s(amount)
+        self._flight.launch(
+            number, tasks, now_s, expected_s=expected_s, soft_s=soft_s, covers=covers
+        )
         is_escalated = len(tasks) == 1 and self._failures.is_escalated(tasks[0])
-        self._actions.append(Launch(number, tasks, soft_s, is_escalated=is_escalated))
+        self._actions.append(
+            Launch(number, tasks, soft_s, is_escalated=is_escalated, covers=covers)
+        )
+
+    def _cover(self, now_s: float) -> None:
+        """Send the tasks of silent attempts a second time."""
+        free = self._limit - len(self._flight)
+        if free <= 0:
+            return
+        expected_s = self._grouping.expected_s(self._amount() or self._offered_amount)
+        silent = self._flight.silent(
+            now_s,
+            is_queue_empty=not self._is_waiting,
+            free=free,
+            est_gb_s=(expected_s or 0.0) * self._gb,
+        )
+        for number, pieces in silent:
+            for piece in pieces:
+                if len(self._flight) >= self._limit or not self._flight.admits(now_s):
+                    return
+                self._launch_one(piece, now_s, covers=number)
 
     def _next_group(self, fleet: int, now_s: float) -> list[int]:
         """What the next attempt carries; nothing while it is for the probes to say."""
@@ -581,12 +601,15 @@ class Scheduler:
 
     def _fleet(self) -> int:
         """How many attempts to have in flight."""
-        amount = None
+        return self._grouping.fleet(self._amount(), self._limit)
+
+    def _amount(self) -> float | None:
+        """The weight of the whole run, where that can be known."""
         if self._input_ended:
-            amount = self._offered_amount
-        elif self._total is not None:
-            amount = self._offered_amount + self._not_offered()
-        return self._grouping.fleet(amount, self._limit)
+            return self._offered_amount
+        if self._total is not None:
+            return self._offered_amount + self._not_offered()
+        return None
 
     def _remaining(self) -> float | None:
         """The weight of all that is not sent yet, where that can be known."""
@@ -616,9 +639,11 @@ class Scheduler:
         if self._is_waiting:
             if now_s < self._throttle.until_s:
                 due_s.append(self._throttle.until_s)
-            elif self._capacity is not None and self._has_room(self._fleet()):
-                open_s = self._capacity.due_s(now_s)
+            elif self._has_room(self._fleet()):
+                open_s = self._flight.opens_s(now_s)
                 due_s += [] if open_s is None else [open_s]
+        silent_s = self._flight.silent_s(now_s, is_queue_empty=not self._is_waiting)
+        due_s += [] if silent_s is None else [silent_s]
         if self._armed_s is not None and self._armed_s <= now_s:
             self._armed_s = None
         if due_s and (self._armed_s is None or min(due_s) < self._armed_s):
@@ -627,12 +652,8 @@ class Scheduler:
 
     def _end(self, failure: Failure | None) -> None:
         self.is_finished = True
-        self._actions += [Ignore(number) for number in self._attempts]
-        if self._capacity is not None and self.seat is not None:
-            for _ in self._attempts:
-                self._capacity.unsent(self.seat)
-            self._capacity.leave(self.seat)
-        self._attempts.clear()
+        self._actions += [Ignore(number) for number in self._flight]
+        self._flight.end()
         self._actions.append(Finish(failure))
 
 

@@ -17,12 +17,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import fanout.events as events
+from fanout.capacity import Capacity
 from fanout.errors import UsageError
 from fanout.fleet import Ending, Fleet, FleetModel, Invocation, Refusal, fork
 from fanout.grouping import Estimate, Grouping, GroupPolicy
 from fanout.retry import Failure, FailureKind, RetryPolicy
 from fanout.scheduler import Scheduler
 from fanout.tasks import AttemptReport, Environment, Outcome
+from fanout.token_bucket import RateLimit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -151,11 +153,9 @@ class SimulatedRun:
 
 
 def lambda_grouping(fleet: FleetModel, *, fixed: int | None = None) -> GroupPolicy:
-    """How a map on Lambda groups its tasks; the figures are those of `backends/aws_lambda.py`.
+    """How a map on Lambda groups its tasks, unless there are `fixed` so many in each attempt.
 
-    Args:
-        fleet: Its client's rate of launches and its timeout bound groups.
-        fixed: So many tasks in each attempt instead.
+    The figures are those of `backends/aws_lambda.py`.
     """
     return GroupPolicy(
         least_s=2.0,
@@ -192,27 +192,27 @@ def simulate(
         retry: When a failed task is tried again.
         limit: What the client takes for the quota; None: it knows.
     """
+    limit = limit or fleet.concurrency
     seconds = work.seconds(fork(rng))
     service = Fleet(fleet, fork(rng))
     scheduler = Scheduler(
-        limit=limit or fleet.concurrency,
+        limit=limit,
         grouping=Grouping(grouping or lambda_grouping(fleet), estimate=estimate),
         rng=fork(rng),
         retry=retry,
         can_stop=False,
+        capacity=Capacity(
+            limit,
+            growth=RateLimit(per_s=fleet.environments_per_s, burst=fleet.burst),
+            rate=RateLimit(per_s=10.0 * limit, burst=10 * limit),
+        ),
         total=len(seconds),
     )
     return drive(scheduler, seconds, service)
 
 
 def drive(scheduler: Scheduler, seconds: Sequence[float], fleet: Fleet) -> SimulatedRun:
-    """Run a scheduler to its end, on a fleet that nobody has used yet.
-
-    Args:
-        scheduler: Of one run that has not begun.
-        seconds: The time of each task in an environment of pace 1.
-        fleet: Where they run.
-    """
+    """Run a scheduler that is new to its end, with these times of tasks, on a fleet that is."""
     return _Drive(scheduler, seconds, fleet).to_the_end()
 
 
@@ -271,7 +271,7 @@ class _Drive:
             self._arrive(launch)
         elif isinstance(what, Refusal):
             failure = Failure(
-                kind=FailureKind.THROTTLED, detail=what.reason.value, wait_s=what.wait_s
+                kind=FailureKind.THROTTLED, reason=what.reason.value, wait_s=what.wait_s
             )
             self._end(launch, events.AttemptFailed(launch.attempt, failure))
         else:
@@ -279,18 +279,12 @@ class _Drive:
             self._end(launch, self._answer(launch, what))
 
     def _feed(self, event: Event) -> None:
-        self._handle(event)
-        while wanted := self._scheduler.wanted:
-            count = min(wanted, len(self._seconds) - self._offered)
-            self._offered += count
-            first = self._offered - count
-            self._handle(events.Offered(first, count) if count else events.InputEnded())
-
-    def _handle(self, event: Event) -> None:
         for action in self._scheduler.handle(event, self._now_s):
             self._perform(action)
-
-    # ---- actions ----
+        if wanted := self._scheduler.wanted:
+            first, count = self._offered, min(wanted, len(self._seconds) - self._offered)
+            self._offered += count
+            self._feed(events.Offered(first, count) if count else events.InputEnded())
 
     def _perform(self, action: Action) -> None:
         match action:
@@ -332,8 +326,6 @@ class _Drive:
     def _later(self, at_s: float, launch: Launch, what: Invocation | Refusal | None) -> None:
         self._tie += 1
         heapq.heappush(self._due, (at_s, self._tie, launch, what))
-
-    # ---- events ----
 
     def _arrive(self, launch: Launch) -> None:
         """A request reaches the service, unless nobody wants it any more."""

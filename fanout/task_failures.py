@@ -56,6 +56,10 @@ class TaskFailures:
         """Number of the task's present attempt, from 1; attempts that were not its fault aside."""
         return self._charged.get(task, 0) + 1
 
+    def has_failed(self, task: int) -> bool:
+        """Whether it failed before, alone, or was lost."""
+        return task in self._charged or task in self._lost
+
     def is_escalated(self, task: int) -> bool:
         """Whether it goes to the larger function from now on."""
         return task in self._escalated

@@ -164,6 +164,10 @@ class FakeBackend:
         return None
 
     @property
+    def billed(self) -> None:
+        return None
+
+    @property
     def can_escalate(self) -> bool:
         return False
 

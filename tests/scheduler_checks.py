@@ -36,11 +36,11 @@ def invariants(scheduler: Scheduler) -> None:
     assert not scheduler._ready, "outcomes are delivered in the step in which they come"
     assert not scheduler._actions, "actions are returned in the step in which they arise"
     if scheduler.is_finished:
-        assert not scheduler._attempts
+        assert not scheduler._flight
         return
     backing_off = [task for _, tasks in scheduler._backing_off for task in tasks]
     in_attempts = [
-        task for number in scheduler._attempts for task in scheduler._attempts.tasks_of(number)
+        task for number in scheduler._flight for task in scheduler._flight.tasks_of(number)
     ]
     waiting = [*scheduler._queue, *scheduler._alone, *scheduler._probes]
     places = Counter([*waiting, *backing_off, *in_attempts])
@@ -49,7 +49,7 @@ def invariants(scheduler: Scheduler) -> None:
     assert all(task < scheduler._offered for task in places)
     assert not scheduler._held.keys() & scheduler._unsettled
     assert all(task > scheduler._next_in_order for task in scheduler._held)
-    assert len(scheduler._attempts) <= scheduler._limit
+    assert len(scheduler._flight) <= scheduler._limit
     failures = scheduler._failures
     assert failures._charged.keys() <= scheduler._unsettled
     assert all(0 < n < scheduler._retry.max_attempts for n in failures._charged.values())
@@ -57,14 +57,14 @@ def invariants(scheduler: Scheduler) -> None:
     assert all(0 < n < scheduler._retry.max_lost for n in failures._lost.values())
     assert failures._escalated <= scheduler._unsettled
     assert all(tasks for _, tasks in scheduler._backing_off), "nobody backs off"
-    assert set(scheduler._deadlines) <= set(scheduler._attempts), "a deadline of nothing"
+    assert set(scheduler._deadlines) <= set(scheduler._flight), "a deadline of nothing"
     assert list(scheduler._deadlines.values()) == sorted(scheduler._deadlines.values())
     assert scheduler._unconsumed == 0 or scheduler._is_consumed
     due_s = [when_s for when_s, _ in scheduler._backing_off] + [*scheduler._deadlines.values()]
     if due_s:
         assert scheduler._armed_s is not None, "something is due, and no wake-up is"
         assert scheduler._armed_s <= min(due_s)
-    if waiting and len(scheduler._attempts) < scheduler._fleet():
+    if waiting and len(scheduler._flight) < scheduler._fleet():
         assert scheduler._armed_s is not None, "tasks wait out a pause, and no wake-up ends it"
         until_s = max(scheduler._throttle.until_s, scheduler._probing_until_s or -math.inf)
         assert scheduler._armed_s <= until_s, "tasks wait, and there is room"
@@ -136,7 +136,7 @@ class Bench:
     ) -> list[Action]:
         """Answer with these outcomes; without any, with the value `10 * task` for each not left."""
         if not outcomes:
-            tasks = self.scheduler._attempts.tasks_of(attempt)
+            tasks = self.scheduler._flight.tasks_of(attempt)
             outcomes = tuple(Outcome(task, 10 * task) for task in tasks if task not in left)
         return self.feed(AttemptAnswered(attempt, outcomes, None, left), now_s)
 

@@ -23,7 +23,7 @@ LAYERS = [
     {"refs", "sigv4"},
     {"tasks", "retry", "events", "grouping", "throttle", "task_queue"}
     | {"capacity", "learnt_limit", "token_bucket"}
-    | {"attempts", "task_failures", "scheduler"}
+    | {"attempts", "flight", "task_failures", "scheduler"}
     | {"budget", "hedging", "storm"},
     {"fleet", "simulator"},
     {"codec.parts"},

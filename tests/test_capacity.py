@@ -139,6 +139,37 @@ def test_idle_environments_are_forgotten_after_5_minutes_and_busy_ones_are_not()
     assert shared.environments(301.1) == 1
 
 
+def test_an_environment_that_answers_again_is_remembered_from_then_on() -> None:
+    shared = capacity()
+    seat = shared.seat()
+    fill(shared, seat, 0.0, most=2)
+    end(shared, seat, 1.0, "a", "b")
+    fill(shared, seat, 200.0, most=1)
+    end(shared, seat, 200.0, "a")
+    assert shared.environments(302.0) == 1
+
+
+def test_an_environment_is_counted_once() -> None:
+    """Whether it is expected from a launch, or has answered."""
+    shared = capacity(growth=RateLimit(per_s=0.001, burst=5))
+    seat = shared.seat()
+    fill(shared, seat, 0.0, most=1)
+    end(shared, seat, 1.0, "a")
+    fill(shared, seat, 1.0, most=3)
+    end(shared, seat, 2.0, "b")
+    assert shared.environments(2.0) == 3
+
+
+def test_a_refused_attempt_made_no_environment() -> None:
+    shared = capacity(growth=RateLimit(per_s=0.001, burst=5))
+    seat = shared.seat()
+    fill(shared, seat, 0.0, most=2)
+    end(shared, seat, 1.0, "a", "b")
+    fill(shared, seat, 1.0, most=3)
+    refuse(shared, seat, 1.1, launched_s=1.0)
+    assert shared.environments(1.1) == 2
+
+
 # ---- what a wave of refusals teaches ----
 
 
@@ -225,6 +256,31 @@ def test_a_limit_that_falls_is_followed_in_growing_steps() -> None:
     assert found == [1, 2, 4, 8, 16, 32, 46, 44]
 
 
+def test_a_refusal_raises_nothing() -> None:
+    """Where the limit was lowered below what runs, what runs is not the limit."""
+    shared, seat = learnt(1000 - 1)
+    for number in range(1, 5):
+        now_s = number * 0.2
+        while shared.in_flight >= shared.usable:
+            end(shared, seat, now_s, f"e{shared.in_flight}")
+        fill(shared, seat, now_s)
+        refuse(shared, seat, now_s + 0.01, launched_s=now_s)
+    usable = shared.usable
+    assert shared.in_flight == usable + 8
+    assert fill(shared, seat, 10.0) == 1
+    refuse(shared, seat, 10.01, launched_s=10.0)
+    assert shared.usable == usable + 1
+
+
+def test_it_remembers_no_more_peaks_than_there_are_places() -> None:
+    shared = capacity(3)
+    seat = shared.seat()
+    for number in range(100):
+        fill(shared, seat, float(number))
+        end(shared, seat, number + 0.5, "a")
+    assert len(shared._learnt._peaks._counts) <= 3
+
+
 # ---- probing ----
 
 
@@ -253,6 +309,18 @@ def test_the_next_probe_waits_until_the_last_could_be_refused() -> None:
     refuse(shared, seat, 0.3, count=5)
     fill(shared, seat, 2.3)
     assert shared.due_s(2.3) == pytest.approx(2.9)
+
+
+def test_one_fast_refusal_ends_the_slow_probing() -> None:
+    """The first wave may be slow for what the client does: it opens a thousand connections."""
+    shared = capacity(10)
+    seat = shared.seat()
+    fill(shared, seat, 0.0)
+    refuse(shared, seat, 0.3, count=5)
+    fill(shared, seat, 2.3)
+    refuse(shared, seat, 2.32, launched_s=2.3)
+    fill(shared, seat, 4.32)
+    assert shared.due_s(4.32) == pytest.approx(4.42)
 
 
 def test_a_refused_probe_starts_again_with_one() -> None:

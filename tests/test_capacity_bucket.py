@@ -89,6 +89,12 @@ def test_it_fills_continuously_and_no_further_than_the_burst() -> None:
     assert tokens.level(100.0) == 2
 
 
+def test_a_bucket_that_is_nearly_full_is_not_full() -> None:
+    tokens = bucket(1.0, 2)
+    assert [tokens.take(0.0), tokens.take(0.0)] == [True, True]
+    assert [tokens.take(2 - 1e-9), tokens.take(2 - 1e-9)] == [True, False]
+
+
 def test_an_emptied_bucket_fills_from_then_on() -> None:
     tokens = bucket(10.0, 2)
     tokens.empty(5.0)

@@ -567,7 +567,7 @@ def test_the_window_grows_with_the_groups() -> None:
 
 def next_group(bench: Bench, attempt: int, *, compile_s: float, environment: str = "e") -> int:
     """Answer an attempt that took half a second for each task; how many go into the next one."""
-    tasks = [*bench.scheduler._attempts.tasks_of(attempt)]
+    tasks = [*bench.scheduler._flight.tasks_of(attempt)]
     report = report_of(
         attempt, total_s=0.5 * len(tasks), compile_s=compile_s, environment=environment
     )

@@ -43,7 +43,7 @@ def offered(one: Scheduler, count: int, now_s: float = 0.0) -> list[Action]:
 
 
 def answer(one: Scheduler, attempt: int, now_s: float) -> list[Action]:
-    outcomes = [Outcome(task, task) for task in one._attempts.tasks_of(attempt)]
+    outcomes = [Outcome(task, task) for task in one._flight.tasks_of(attempt)]
     return one.handle(AttemptAnswered(attempt, outcomes, report_of(attempt, total_s=1.0)), now_s)
 
 

@@ -221,7 +221,7 @@ def test_a_refusal_says_why_and_when_to_come_again() -> None:
     at_s, refusal = script.heard[0]
     assert isinstance(refusal, AttemptFailed)
     assert (refusal.attempt, refusal.failure.kind) == (1, FailureKind.THROTTLED)
-    assert (refusal.failure.detail, refusal.failure.wait_s) == (
+    assert (refusal.failure.reason, refusal.failure.wait_s) == (
         "ConcurrentInvocationLimitExceeded",
         2.5,
     )

@@ -5,6 +5,7 @@ It knows nothing of tasks, retries or order: those are the scheduler's.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -23,6 +24,19 @@ class AttemptError(Exception):
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.detail or failure.kind.value)
         self.failure = failure
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Billed:
+    """What an attempt may cost.
+
+    Attributes:
+        gb: Memory of an environment, GB.
+        worst_s: For how long it is billed at worst, seconds: its start and the service's timeout.
+    """
+
+    gb: float
+    worst_s: float
 
 
 class Backend(Protocol):
@@ -59,6 +73,11 @@ class Backend(Protocol):
     @property
     def capacity(self) -> Capacity | None:
         """What the service takes, of all runs together; None: `limit` is all there is to know."""
+        ...
+
+    @property
+    def billed(self) -> Billed | None:
+        """What an attempt may cost; None: nothing."""
         ...
 
     @property

@@ -13,7 +13,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from fanout.backends import AttemptError
+from fanout.backends import AttemptError, Billed
 from fanout.backends.lambda_function import look, parted
 from fanout.backends.lambda_messages import body_of, reply_of
 from fanout.backends.shipping import Shipping
@@ -42,7 +42,9 @@ if TYPE_CHECKING:
 _LOG: Final = logging.getLogger("fanout")
 # Environments of a function: so many at once, then so many a second (Lambda, "Understanding how
 # functions scale", 2026-10).
-_GROWTH: Final = RateLimit(per_s=100.0, burst=1000)
+_GROWTH: Final = RateLimit(per_s=100.0, burst=990)  # ten less: the clocks are two
+# An environment's start is billed, too, and may take so long (Lambda runtime environment, 2026-10).
+_INIT_S: Final = 10.0
 # Beyond the function's own timeout: a cold start, and the way there and back.
 _READ_MARGIN_S: Final = 30.0
 # An invocation of a warm environment takes some 25 ms on the way (median of Wang et al., ATC'18);
@@ -187,6 +189,15 @@ class Lambda:
     def capacity(self) -> Capacity | None:
         """What AWS lets one function have; known once the backend is started."""
         return self._capacity
+
+    @property
+    def billed(self) -> Billed:
+        """By memory and time; a larger function, if there is one, counts for both."""
+        sizes = [self._about] + ([self._larger._about] if self._larger is not None else [])
+        return Billed(
+            gb=max(about.memory_mb for about in sizes) / 1024,
+            worst_s=max(about.timeout_s for about in sizes) + _INIT_S,
+        )
 
     @property
     def can_escalate(self) -> bool:
@@ -398,8 +409,11 @@ class Lambda:
 
 
 def _rate_of(concurrency: int) -> RateLimit:
-    """Requests that AWS takes: ten a second for each unit of concurrency (quotas, 2026-10)."""
-    return RateLimit(per_s=10.0 * concurrency, burst=10 * concurrency)
+    """Requests that AWS takes: ten a second for each unit of concurrency (quotas, 2026-10).
+
+    Half a second's worth at once: in no second there is then much more than that.
+    """
+    return RateLimit(per_s=10.0 * concurrency, burst=5 * concurrency)
 
 
 def _allow_sockets(count: int) -> None:

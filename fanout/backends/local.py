@@ -92,6 +92,11 @@ class Local:
         return None
 
     @property
+    def billed(self) -> None:
+        """Nothing: it is this machine."""
+        return None
+
+    @property
     def can_escalate(self) -> bool:
         """No: there is but this machine."""
         return False

@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 from bisect import insort
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from fanout.fleet import Ending, Fleet, FleetModel, Refusal
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from random import Random
 
     from tests.bench.policies_.rules import Rule
+
+# No run of any workload here takes so long.
+_MOST_S: Final = 1e5
 
 
 class ChunkRun:
@@ -61,6 +64,7 @@ class ChunkRun:
         if self._rule.every_s:
             self._later(self._rule.every_s, "look", None)
         while self._left:
+            assert self._now_s < _MOST_S, "a chunk runs into the function's timeout again and again"
             self._now_s, _, kind, what = heapq.heappop(self._due)
             if kind == "arrive":
                 self._arrive(*what)

@@ -1,0 +1,274 @@
+"""Attempts in flight, and all that keeps an eye on them.
+
+Pure. The scheduler says what is launched, answered, failed; this tells everybody whom it concerns:
+what the service takes (`capacity`), which attempts are silent (`hedging`), whether failures are
+those of a service that is down (`storm`), and what it all may cost (`budget`). A backend on this
+machine needs none of them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fanout.attempts import Attempts
+from fanout.retry import Failure, FailureKind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from fanout.budget import Budget
+    from fanout.capacity import Capacity, Seat
+    from fanout.hedging import Hedging
+    from fanout.storm import StormGuard
+    from fanout.tasks import AttemptReport
+
+# What never reached the function.
+_NEVER_RAN = frozenset({FailureKind.THROTTLED, FailureKind.UNREACHABLE, FailureKind.DID_NOT_RUN})
+
+
+class Flight:
+    """What is in flight.
+
+    Args:
+        unsettled: The tasks that are not settled; somebody else keeps it.
+        capacity: What the service takes, of all runs together.
+        hedging: Watches for silence.
+        storm: Watches for a service that is down.
+        budget: What the run may cost.
+        worst_s: For how long an attempt is billed at worst, seconds, if nothing else bounds it.
+
+    Attributes:
+        seat: The run's place at the capacity.
+    """
+
+    def __init__(
+        self,
+        unsettled: set[int],
+        *,
+        capacity: Capacity | None = None,
+        hedging: Hedging | None = None,
+        storm: StormGuard | None = None,
+        budget: Budget | None = None,
+        worst_s: float = 0.0,
+    ) -> None:
+        self._attempts = Attempts(unsettled)
+        self._capacity = capacity
+        self._hedging = hedging
+        self._storm = storm
+        self._budget = budget
+        self._worst_s = worst_s
+        self.seat: Seat | None = None if capacity is None else capacity.seat()
+
+    def __len__(self) -> int:
+        return len(self._attempts)
+
+    def __contains__(self, number: int) -> bool:
+        return number in self._attempts
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._attempts)
+
+    def tasks_of(self, number: int) -> Sequence[int]:
+        """What an attempt was sent with; nothing if it is not in flight."""
+        return self._attempts.tasks_of(number)
+
+    # ---- whether to launch ----
+
+    def admits(self, now_s: float) -> bool:
+        """Whether one more may be launched now."""
+        if self._budget is not None and not self._budget.admits(self._worst_s):
+            return False
+        if self._capacity is None or self.seat is None:
+            return True
+        return self._capacity.admits(self.seat, now_s)
+
+    def rest(self) -> None:
+        """There is nothing to launch: others needn't leave room."""
+        if self._capacity is not None and self.seat is not None:
+            self._capacity.rest(self.seat)
+
+    def turn(self, now_s: float) -> Seat | None:
+        """Whose turn it is, of all runs that share the capacity."""
+        return None if self._capacity is None else self._capacity.turn(now_s)
+
+    def opens_s(self, now_s: float) -> float | None:
+        """When the capacity may take one more, if nothing happens before."""
+        return None if self._capacity is None else self._capacity.due_s(now_s)
+
+    @property
+    def slowdown(self) -> float:
+        """What to multiply the delay of a retry with."""
+        return 1.0 if self._storm is None else self._storm.slowdown
+
+    def gives_up(self, failure: Failure) -> str | None:
+        """Why the run is to end with this failure, if it is."""
+        if self._storm is None or not self._storm.is_over:
+            return None
+        return self._storm.why(failure)
+
+    @property
+    def overdraft(self) -> tuple[float, float, float] | None:
+        """What was spent, what may be, and what the next attempt may cost, if that is too much."""
+        budget = self._budget
+        if budget is None or not budget.is_hopeless(self._worst_s):
+            return None
+        worst_gb_s = budget.gb_s(self._worst_s)
+        return budget.spent_gb_s, budget.max_gb_s, worst_gb_s
+
+    # ---- what happens ----
+
+    def launch(
+        self,
+        number: int,
+        tasks: Sequence[int],
+        now_s: float,
+        *,
+        expected_s: float | None = None,
+        soft_s: float | None = None,
+        covers: int | None = None,
+    ) -> None:
+        """An attempt is launched.
+
+        Args:
+            number: Of it; they rise.
+            tasks: What it carries.
+            now_s: When.
+            expected_s: How long it should run.
+            soft_s: After how long its worker begins no further task.
+            covers: The attempt that has these tasks already.
+        """
+        self._attempts.add(number, tasks, now_s, covers=covers)
+        if self._capacity is not None and self.seat is not None:
+            self._capacity.launched(self.seat, now_s)
+        if self._storm is not None:
+            self._storm.launched(number)
+        if self._budget is not None:
+            self._budget.reserve(number, self._worst_s)
+        if self._hedging is not None:
+            self._hedging.launched(
+                number,
+                now_s,
+                tasks=len(tasks),
+                expected_s=expected_s,
+                soft_s=soft_s,
+                covers=covers,
+            )
+
+    def answered(
+        self, number: int, now_s: float, report: AttemptReport | None
+    ) -> tuple[Sequence[int], Sequence[int]]:
+        """An attempt has answered; what it owes, and what of that no other has (`Attempts.end`)."""
+        if self._capacity is not None and self.seat is not None:
+            environment = None if report is None else report.environment.id
+            self._capacity.ended(self.seat, now_s, environment)
+        if self._storm is not None:
+            self._storm.answered(number)
+        if self._budget is not None:
+            # Without a report nothing ran there: its chunks could not be encoded.
+            self._budget.settle(number, 0.0 if report is None else self._billed_s(number, now_s))
+        if self._hedging is not None:
+            ran_s = None if report is None else report.total_s
+            is_cold = None if report is None else report.is_cold
+            self._hedging.ended(number, now_s, run_s=ran_s, is_cold=is_cold)
+        return self._attempts.end(number)
+
+    def failed(
+        self, number: int, now_s: float, failure: Failure, *, is_repeat: bool
+    ) -> tuple[Sequence[int], Sequence[int]]:
+        """An attempt brought nothing back."""
+        never_ran = failure.kind in _NEVER_RAN
+        if self._capacity is not None and self.seat is not None:
+            if failure.kind is FailureKind.THROTTLED:
+                self._capacity.refused(
+                    self.seat,
+                    failure.reason,
+                    failure.wait_s,
+                    now_s,
+                    launched_s=self._attempts.launched_s(number),
+                )
+            elif never_ran:
+                self._capacity.unsent(self.seat)
+            else:
+                self._capacity.ended(self.seat, now_s, None)
+        if self._storm is not None:
+            if never_ran:
+                self._storm.withdrawn(number)
+            else:
+                tasks = len(self._attempts.tasks_of(number))
+                self._storm.failed(number, failure, tasks=tasks, is_repeat=is_repeat)
+        if self._budget is not None:
+            is_lost = failure.kind is FailureKind.MAYBE_RAN  # it may run on
+            ran_s = None if is_lost else self._billed_s(number, now_s)
+            self._budget.settle(number, 0.0 if never_ran else ran_s)
+        if self._hedging is not None:
+            if never_ran:
+                self._hedging.refused(number)
+            else:
+                self._hedging.ended(number, now_s, run_s=None)
+        return self._attempts.end(number)
+
+    def stopped(self, number: int, now_s: float) -> tuple[Sequence[int], Sequence[int]]:
+        """An attempt was stopped by us."""
+        if self._capacity is not None and self.seat is not None:
+            self._capacity.ended(self.seat, now_s, None)
+        if self._storm is not None:
+            self._storm.withdrawn(number)
+        if self._budget is not None:
+            self._budget.settle(number, self._billed_s(number, now_s))
+        if self._hedging is not None:
+            self._hedging.ended(number, now_s, run_s=None)
+        return self._attempts.end(number)
+
+    def settled(self, task: int) -> list[int]:
+        """A task is settled; which attempts are thereby for nothing."""
+        idle = self._attempts.settled(task)
+        if self._hedging is not None:
+            for number in idle:
+                self._hedging.settled(number)
+        return idle
+
+    def end(self) -> None:
+        """The run is over; what is in flight is nobody's any more."""
+        if self._capacity is not None and self.seat is not None:
+            for _ in self._attempts:
+                self._capacity.unsent(self.seat)
+            self._capacity.leave(self.seat)
+        self._attempts.clear()
+
+    def _billed_s(self, number: int, now_s: float) -> float:
+        """At most: from its launch to its answer, the way there and back included."""
+        return min(now_s - self._attempts.launched_s(number), self._worst_s)
+
+    # ---- covers ----
+
+    def silent(
+        self, now_s: float, *, is_queue_empty: bool, free: int, est_gb_s: float
+    ) -> list[tuple[int, list[list[int]]]]:
+        """Attempts that get a cover now, and the pieces in which their tasks are sent again.
+
+        Args:
+            now_s: When.
+            is_queue_empty: No task waits.
+            free: How many more may be in flight.
+            est_gb_s: What the run should cost.
+        """
+        if self._hedging is None or (self._storm is not None and not self._storm.is_calm):
+            return []
+        due = self._hedging.due(now_s, is_queue_empty=is_queue_empty, free=free, est_gb_s=est_gb_s)
+        warm = 0
+        if self._capacity is not None:
+            warm = max(0, self._capacity.environments(now_s) - self._capacity.in_flight)
+        covers = []
+        for number in due:
+            tasks = self._attempts.unsettled_of(number)
+            count = self._hedging.pieces(tasks=len(tasks), warm_idle=warm, free=free)
+            pieces = [tasks[start::count] for start in range(count)]
+            covers.append((number, [piece for piece in pieces if piece]))
+            warm, free = warm - count, free - count
+        return covers
+
+    def silent_s(self, now_s: float, *, is_queue_empty: bool) -> float | None:
+        """When to ask for silent ones again."""
+        if self._hedging is None:
+            return None
+        return self._hedging.next_s(now_s, is_queue_empty=is_queue_empty)

@@ -6,9 +6,9 @@ stays reserved until it answers, and one of which nothing was heard is settled a
 
 Laws, held by tests/test_budget.py:
   1. spent + reserved never exceed the limit;
-  2. so the bill does not, as long as no attempt runs longer than its worst case: the worker's hard
-     stop sees to that. For a container image the worst case includes Init, which is billed, too
-     (SCHEDULING.md section 0, "Facts checked").
+  2. so the bill does not, as long as no attempt runs longer than its worst case: the
+     timeout of the function sees to that. For a container image the worst case includes Init,
+     which is billed, too.
 
 It counts in whole milliseconds of one memory size, so both laws hold exactly and not but for
 rounding.

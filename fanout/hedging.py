@@ -2,7 +2,7 @@
 
 Pure. An invocation of Lambda tells nothing until it answers, and can't be cancelled; a cover that
 loses is billed. So covers are for what is *silent* (hung, lost, a very late start), not for what is
-merely large (SCHEDULING.md section 0, findings 2 and 3). Rules: section 5 there.
+merely large: in simulation covers of unequal tasks cost a third more and hardly ever win.
 
 Two kinds of attempts:
 - *Sliced*: several tasks under a soft deadline. The worker stops between two of them, so the answer
@@ -25,29 +25,28 @@ Laws, held by tests/test_hedging.py:
 Work per event is O(log n), but for `_refresh`, which goes through all in flight. It is put off
 until each answer bears a few steps of it, but by no more than a tenth of an attempt's time.
 
-Longer than most files here: `_Watch` and `_Spread` are of no use without the rest.
+Longer than most files here: `Watch` and `Spread` are of no use without the rest.
 """
 
 from __future__ import annotations
 
-import heapq
 import math
-from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from fanout.errors import UsageError
+from fanout.spread import Spread
+from fanout.watch import Live, Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
-# Width of a bin of `_Spread`: a quantile is exact to 2 %, against thresholds of 30 % and more.
-_BIN: Final = math.log(1.02)
-_BIN_RANGE: Final = (1e-6, 1e6)  # so at most 1400 bins
-# The soft deadline with a margin for reply and network (SCHEDULING.md section 5).
+    from fanout.watch import Entry
+
+# The soft deadline with a margin for reply and network (found by simulation).
 _SOFT_MARGIN: Final = 1.05
 # What an environment's first answer takes beyond its run: 8 s until 20 were seen, then their 90th
-# percentile and 0.3 s (SCHEDULING.md section 5).
+# percentile and 0.3 s (found by simulation).
 _START_S: Final = 8.0
 _START_SURVIVAL: Final = 0.1
 _START_MARGIN_S: Final = 0.3
@@ -59,8 +58,6 @@ _CALM_SPREAD: Final = 1.5
 _CALM_FACTOR: Final = 2.0
 # Nothing is late before, whatever the others took, seconds (Spark's floor, TaskSetManager).
 _SOONEST_S: Final = 0.1
-# What is expected is a measurement: less than a millisecond is none, and no unit of anything.
-_SHORTEST_S: Final = 1e-3
 # `_refresh` at every answer up to so many steps; else once each answer bears so many of them, or
 # after so large a part of an attempt's usual time.
 _STEPS_AT_ONCE: Final = 32
@@ -134,46 +131,6 @@ class HedgeCounts:
     lost_gb_s: float = 0.0
 
 
-@dataclass(slots=True)
-class _Live:
-    """An attempt in flight.
-
-    Attributes:
-        covers: The attempt of which it is a cover, or a piece of one.
-        cost_gb_s: What it took out of a budget, if it is a cover ...
-        is_reserve: ... and whether that was the reserve for hung attempts.
-        copies: Which part of the covered attempt's tasks it carries.
-        pieces: Of its own cover: how many are in flight.
-        is_settled: Others have done all its tasks.
-        mark: Entries in heaps with another mark are not valid any more.
-    """
-
-    launched_s: float
-    expected_s: float | None
-    soft_s: float | None
-    tasks: int
-    covers: int | None
-    cost_gb_s: float = 0.0
-    is_reserve: bool = False
-    copies: float = 0.0
-    pieces: int = 0
-    is_settled: bool = False
-    mark: int = 0
-
-    @property
-    def is_sliced(self) -> bool:
-        return self.soft_s is not None and self.tasks > 1
-
-    @property
-    def is_coverable(self) -> bool:
-        return self.covers is None and not self.pieces and not self.is_settled
-
-    @property
-    def unit_s(self) -> float:
-        """What an opaque attempt's time is measured in, seconds."""
-        return max(self.expected_s, _SHORTEST_S) if self.expected_s else 1.0
-
-
 @dataclass(frozen=True, slots=True)
 class _Limits:
     """When opaque attempts are late and hung, in their units; `median` is infinite if unknown."""
@@ -201,16 +158,16 @@ class Hedging:
         self._first_start_s = start_s
         self.start_s = start_s  # from a launch to the kernel, in a new environment, seconds
 
-        self._live: dict[int, _Live] = {}
-        self._late = _Watch()
-        self._hung = _Watch()
+        self._live: dict[int, Live] = {}
+        self._late = Watch()
+        self._hung = Watch()
         self._next_mark = 0
         self._due: dict[int, tuple[float, bool]] = {}  # by the last `due`: cost, and from where
 
         # Of opaque attempts: wall time in units of what was expected, and in seconds.
-        self._spreads = {True: _Spread(), False: _Spread()}
+        self._spreads = {True: Spread(), False: Spread()}
         self._limits = {True: _Limits(), False: _Limits()}
-        self._starts = _Spread()
+        self._starts = Spread()
         self._unseen = 0  # values that were added to these since the last refresh
         self._refreshed_s = -math.inf
         self._usual_s = 0.0  # running mean of what attempts take, seconds
@@ -254,7 +211,7 @@ class Hedging:
             soft_s: After how many seconds its worker begins no further task; None: never.
             covers: Of which attempt it is a cover, or a piece of one: one that was due just now.
         """
-        live = _Live(now_s, expected_s, soft_s, tasks, covers)
+        live = Live(now_s, expected_s, soft_s, tasks, covers)
         self._live[attempt] = live
         if covers is None:
             self._watch(attempt, live)
@@ -326,7 +283,7 @@ class Hedging:
         self._due = {}
         watch = self._late if is_queue_empty else self._hung
         planned = {False: 0.0, True: 0.0}
-        looked_at: list[_Entry] = []
+        looked_at: list[Entry] = []
         while free > len(self._due) and len(looked_at) < len(self._due) + _MOST_MISFITS:
             if (entry := watch.pop(now_s, self._live)) is None:
                 break
@@ -365,7 +322,7 @@ class Hedging:
 
     # ---- inside ----
 
-    def _take(self, attempt: int) -> _Live | None:
+    def _take(self, attempt: int) -> Live | None:
         live = self._live.pop(attempt, None)
         if live is not None and live.covers is not None:
             covered = self._live.get(live.covers)
@@ -375,7 +332,7 @@ class Hedging:
                     self._watch(live.covers, covered)
         return live
 
-    def _watch(self, attempt: int, live: _Live) -> None:
+    def _watch(self, attempt: int, live: Live) -> None:
         self._next_mark += 1
         live.mark = self._next_mark
         late_s, hung_s = self._after_s(live)
@@ -384,7 +341,7 @@ class Hedging:
         for watch in (self._late, self._hung):
             watch.tidy(self._live)
 
-    def _after_s(self, live: _Live) -> tuple[float, float]:
+    def _after_s(self, live: Live) -> tuple[float, float]:
         """After how many seconds an attempt is late, and hung: never before it is late."""
         if live.is_sliced:
             assert live.soft_s is not None, "what is sliced has a soft deadline"
@@ -447,7 +404,7 @@ class Hedging:
                 if live.is_coverable:
                     self._watch(attempt, live)
 
-    def _learn(self, spread: _Spread, running: Sequence[float]) -> _Limits:
+    def _learn(self, spread: Spread, running: Sequence[float]) -> _Limits:
         policy = self._policy
         if not spread.count:
             return _Limits()
@@ -461,106 +418,3 @@ class Hedging:
         if q99 < math.inf:  # what one in a hundred takes is not hung
             hung = max(hung, q99)
         return _Limits(late, hung, median)
-
-
-class _Entry(NamedTuple):
-    key_s: float
-    attempt: int
-    mark: int
-
-
-class _Watch:
-    """Attempts by the time at which they become due, and those that are by their age."""
-
-    def __init__(self) -> None:
-        self._coming: list[_Entry] = []  # a heap by that time
-        self._overdue: list[_Entry] = []  # a heap by launch
-
-    def add(self, at_s: float, attempt: int, live: _Live) -> None:
-        if at_s < math.inf:
-            heapq.heappush(self._coming, _Entry(at_s, attempt, live.mark))
-
-    def pop(self, now_s: float, lives: Mapping[int, _Live]) -> _Entry | None:
-        """Take out the oldest attempt that is due; None if there is none."""
-        self._advance(now_s, lives)
-        while self._overdue:
-            entry = heapq.heappop(self._overdue)
-            if _is_valid(entry, lives):
-                return entry
-        return None
-
-    def put_back(self, entries: Sequence[_Entry]) -> None:
-        for entry in entries:
-            heapq.heappush(self._overdue, entry)
-
-    def next_s(self, now_s: float, lives: Mapping[int, _Live]) -> float | None:
-        """When the next attempt becomes due, after now."""
-        self._advance(now_s, lives)
-        while self._coming and not _is_valid(self._coming[0], lives):
-            heapq.heappop(self._coming)
-        return self._coming[0].key_s if self._coming else None
-
-    def tidy(self, lives: Mapping[int, _Live]) -> None:
-        """Drop what is not valid any more, if that is most of it."""
-        if len(self._coming) + len(self._overdue) > 4 * len(lives) + 64:
-            for entries in (self._coming, self._overdue):
-                entries[:] = [entry for entry in entries if _is_valid(entry, lives)]
-                heapq.heapify(entries)
-
-    def _advance(self, now_s: float, lives: Mapping[int, _Live]) -> None:
-        while self._coming and self._coming[0].key_s <= now_s:
-            entry = heapq.heappop(self._coming)
-            if _is_valid(entry, lives):
-                launched_s = lives[entry.attempt].launched_s
-                heapq.heappush(self._overdue, entry._replace(key_s=launched_s))
-
-
-def _is_valid(entry: _Entry, lives: Mapping[int, _Live]) -> bool:
-    live = lives.get(entry.attempt)
-    return live is not None and live.mark == entry.mark and live.is_coverable
-
-
-class _Spread:
-    """How positive values are spread, in bins of equal ratio, so that its memory is bounded."""
-
-    def __init__(self) -> None:
-        self._over: Counter[int] = Counter()
-        self._cut_short: Counter[int] = Counter()
-        self.count = 0  # values that are not cut short
-
-    @property
-    def size(self) -> int:
-        """How many bins there are."""
-        return len(self._over) + len(self._cut_short)
-
-    def add(self, value: float, *, is_over: bool = True) -> None:
-        """Take note of a value, or if it is not over, that one is at least so large."""
-        (self._over if is_over else self._cut_short)[_bin(value)] += 1
-        self.count += is_over
-
-    def quantiles(self, running: Sequence[float], survivals: Sequence[float]) -> list[float]:
-        """The least values that at most these shares exceed, by Kaplan and Meier.
-
-        Args:
-            running: Values that will be larger than that.
-            survivals: Shares, from large to small.
-
-        Returns:
-            Upper edges of bins; infinity where that is not known yet.
-        """
-        cut_short = self._cut_short + Counter(map(_bin, running))
-        at_risk = self.count + cut_short.total()
-        found: list[float] = []
-        survival = 1.0
-        for at in sorted(self._over.keys() | cut_short.keys()):
-            if over := self._over[at]:
-                survival *= 1.0 - over / at_risk
-                while len(found) < len(survivals) and survival <= survivals[len(found)] + 1e-9:
-                    found.append(math.exp(at * _BIN))
-            at_risk -= over + cut_short[at]
-        return found + [math.inf] * (len(survivals) - len(found))
-
-
-def _bin(value: float) -> int:
-    least, most = _BIN_RANGE
-    return math.ceil(math.log(min(max(value, least), most)) / _BIN)

@@ -2,9 +2,8 @@
 
 Pure. Each task has its own bound on attempts (`retry.RetryPolicy`); but a hundred thousand tasks,
 each tried three times on a function that can't start, are a bill. So failures of the whole run take
-tokens out of one bucket and answers put them back, as in gRPC's retry throttling (proposal A6; rule
-in SCHEDULING.md section 5). At half of the bucket hedges stop and retries slow down; when it is
-empty the run ends.
+tokens out of one bucket and answers put them back, as in gRPC's retry throttling (proposal A6). At
+half of the bucket hedges stop and retries slow down; when it is empty the run ends.
 
 gRPC's figures would end runs that are well. With -1 for each failed attempt and +0.1 for each
 success, ten thousand tasks of which 5 % crash their worker in each of three attempts cost 1500 and
@@ -53,7 +52,7 @@ _BLOCK: Final = 50
 # Blocks to keep an eye on: 25,600 launches, more than are ever in flight. In older ones, what still
 # hangs is taken for what it vouched for.
 _MOST_BLOCKS: Final = 512
-# By how much retries slow down while the bucket is half empty (SCHEDULING.md section 5).
+# By how much retries slow down while the bucket is half empty.
 _SLOWER: Final = 5.0
 _COUNTED: Final = frozenset(
     {

@@ -24,6 +24,7 @@ LAYERS = [
     {"tasks", "retry", "events", "grouping", "throttle", "task_queue"}
     | {"capacity", "learnt_limit", "token_bucket"}
     | {"attempts", "flight", "task_failures", "scheduler"}
+    | {"spread", "watch"}
     | {"budget", "hedging", "storm"},
     {"fleet", "simulator"},
     {"codec.parts"},

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from fanout.errors import UsageError
-from fanout.hedging import HedgeCounts, HedgePolicy, Hedging, _bin, _Spread
+from fanout.hedging import HedgeCounts, HedgePolicy, Hedging
+from fanout.spread import Spread, bin_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -557,13 +558,13 @@ def naive_quantile(over: list[int], running: list[int], survival: float) -> floa
 def test_quantiles_are_those_of_kaplan_and_meier(
     over: list[float], cut_short: list[float], running: list[float]
 ) -> None:
-    spread = _Spread()
+    spread = Spread()
     for value in over:
         spread.add(value)
     for value in cut_short:
         spread.add(value, is_over=False)
     survivals = (0.5, 0.05, 0.01)
-    bins = [_bin(value) for value in over], [_bin(value) for value in cut_short + running]
+    bins = [bin_of(value) for value in over], [bin_of(value) for value in cut_short + running]
     assert spread.quantiles(running, survivals) == pytest.approx(
         [naive_quantile(*bins, survival) for survival in survivals]
     )
@@ -571,8 +572,8 @@ def test_quantiles_are_those_of_kaplan_and_meier(
 
 
 @given(st.floats(1e-6, 1e6))
-def test_a_value_lies_at_most_two_per_cent_below_the_edge_of_its_bin(value: float) -> None:
-    spread = _Spread()
+def test_a_value_lies_at_most_two_per_cent_below_the_edge_of_itsbin_of(value: float) -> None:
+    spread = Spread()
     spread.add(value)
     (edge,) = spread.quantiles((), (0.5,))
     assert value * (1 - 1e-9) <= edge <= value * 1.02 * (1 + 1e-9)

@@ -1,4 +1,4 @@
-"""When others launch a second attempt. Sources: SCHEDULING.md, section 1."""
+"""When others launch a second attempt. Each names its source."""
 
 from __future__ import annotations
 

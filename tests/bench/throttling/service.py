@@ -14,7 +14,7 @@ from fanout.emulator.limits import Reason, TokenBucket
 if TYPE_CHECKING:
     from random import Random
 
-# Of container images; SCHEDULING's model: lognormal around 1.8 s.
+# Of container images: assumed to be lognormal around 1.8 s.
 _COLD_S: Final = 1.8
 _COLD_SIGMA: Final = 0.35
 

@@ -245,17 +245,21 @@ class Grouping:
             return None
         return max(_SLACK * expected_s, expected_s + _LEAST_SLACK_S)
 
-    def window(self, limit: int) -> int:
+    def window(self, limit: int, remaining: float | None = None) -> int:
         """Most tasks to pull from the input that are not yet consumed.
 
         Enough for each of the `limit` attempts in flight and for two more after it, unless the
         chunks are so large that a task for each attempt has to do.
+
+        Args:
+            limit: Most attempts in flight at once.
+            remaining: The amount that is not sent yet, where that is known: groups are as large.
         """
         size = 1
         if self._policy.fixed is not None:
             size = self._policy.fixed
         elif self._answers and not self.is_probing:
-            _, seconds = self._next_batch(None, limit)
+            _, seconds = self._next_batch(remaining, limit)
             size = int(
                 max(1, min(self._most, seconds / self._unit_s if self._unit_s else math.inf))
             )

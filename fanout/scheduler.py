@@ -194,7 +194,7 @@ class Scheduler:
         self._next_in_order = 0
         self._unconsumed = 0
         self._least_window = least_window
-        self._window = max(least_window, grouping.window(limit))
+        self._window = max(least_window, grouping.window(limit, total))
         self._barren = 0
         self._armed_s: float | None = None
         self._actions: list[Action] = []
@@ -344,7 +344,8 @@ class Scheduler:
             busy_s=self._busy_s(report),
             payload_bytes=report.payload_bytes,
         )
-        self._window = max(self._least_window, self._grouping.window(self._limit))
+        window = self._grouping.window(self._limit, self._remaining())
+        self._window = max(self._least_window, window)
 
     def _busy_s(self, report: AttemptReport) -> float:
         """How long the attempt kept its worker busy, without what happens once in an environment.

@@ -21,8 +21,10 @@ from fanout.capacity import Capacity
 from fanout.errors import UsageError
 from fanout.fleet import Ending, Fleet, FleetModel, Invocation, Refusal, fork
 from fanout.grouping import Estimate, Grouping, GroupPolicy
+from fanout.hedging import Hedging
 from fanout.retry import Failure, FailureKind, RetryPolicy
 from fanout.scheduler import Scheduler
+from fanout.storm import StormGuard
 from fanout.tasks import AttemptReport, Environment, Outcome
 from fanout.token_bucket import RateLimit
 
@@ -179,6 +181,7 @@ def simulate(
     estimate: Estimate | None = None,
     retry: RetryPolicy | None = None,
     limit: int | None = None,
+    hedge: bool = True,
 ) -> SimulatedRun:
     """Run the scheduler on this work and fleet.
 
@@ -191,6 +194,7 @@ def simulate(
         estimate: What an earlier map has found of a task; None: nothing is known.
         retry: When a failed task is tried again.
         limit: What the client takes for the quota; None: it knows.
+        hedge: Whether silent attempts get covers.
     """
     limit = limit or fleet.concurrency
     seconds = work.seconds(fork(rng))
@@ -206,6 +210,10 @@ def simulate(
             growth=RateLimit(per_s=fleet.environments_per_s, burst=fleet.burst),
             rate=RateLimit(per_s=10.0 * limit, burst=10 * limit),
         ),
+        hedging=Hedging(gb=fleet.memory_mb / 1024) if hedge else None,
+        storm=StormGuard(),
+        worst_s=fleet.timeout_s,
+        gb=fleet.memory_mb / 1024,
         total=len(seconds),
     )
     return drive(scheduler, seconds, service)

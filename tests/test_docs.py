@@ -52,7 +52,15 @@ def test_readme_has_no_block_that_no_test_knows() -> None:
         "$ fanout emulate --fault throttle=0.05 --fault reset_after=0.05 -- "
         "fanout mandelbrot --out set.png",
         "$ seq 5 | fanout map math:factorial --chunks -",  # test_readme_shell_blocks…
+        "$ fanout simulate --tasks 10000 --mean-s 2 --concurrency 1000",  # test_readme_simulates…
     ]
+
+
+def test_readme_simulates_a_map(tmp_path: Path) -> None:
+    (command,) = (code for code in blocks("console") if "fanout simulate" in code)
+    told = run(["sh", "-c", command.strip().removeprefix("$ ")], tmp_path)
+    assert "makespan" in told
+    assert "assumed, not measured on AWS" in told
 
 
 @pytest.mark.parametrize("code", blocks("python"), ids=lambda code: code.split("\n", 3)[2][:30])

@@ -69,9 +69,10 @@ async def test_a_cancelled_map_leaves_the_executor_usable(ex: Executor) -> None:
 
 
 @on_lambda  # a local worker takes 2 GiB
-async def test_a_result_above_the_limit_fails_its_task_alone(ex: Executor) -> None:
+async def test_without_a_store_a_result_above_the_limit_fails_its_task_alone(stand: Stand) -> None:
     sizes = [10, 20_000_000, 4_500_000, 20]
-    results = await ex.map(kernels.zeros, sizes, return_exceptions=True)
+    async with fanout.Executor(stand.backend()) as ex:
+        results = await ex.map(kernels.zeros, sizes, return_exceptions=True)
     error = results[1]
     assert isinstance(error, fanout.errors.ResultError)
     assert "return less" in str(error)
@@ -79,9 +80,11 @@ async def test_a_result_above_the_limit_fails_its_task_alone(ex: Executor) -> No
 
 
 @on_lambda  # a local worker takes 2 GiB
-async def test_a_chunk_above_the_limit_fails_its_task_alone(ex: Executor) -> None:
-    chunks = [np.zeros(size, np.uint8) for size in (10, 4_800_000, 4_700_000, 20)]
-    results = await ex.map(kernels.length, chunks, return_exceptions=True)
+async def test_without_a_store_a_chunk_above_the_limit_fails_its_task_alone(stand: Stand) -> None:
+    noise = np.random.default_rng(0).bytes(4_800_000)  # which nothing makes smaller
+    chunks = [np.frombuffer(noise[:size], np.uint8) for size in (10, 4_800_000, 4_700_000, 20)]
+    async with fanout.Executor(stand.backend()) as ex:
+        results = await ex.map(kernels.length, chunks, return_exceptions=True)
     error = results.pop(1)
     assert isinstance(error, fanout.errors.ChunkError)
     assert "make chunks smaller" in str(error)

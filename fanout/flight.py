@@ -267,6 +267,11 @@ class Flight:
             warm, free = warm - count, free - count
         return covers
 
+    @property
+    def is_watched(self) -> bool:
+        """Whether covers may become due."""
+        return self._hedging is not None and len(self._attempts) > 0
+
     def silent_s(self, now_s: float, *, is_queue_empty: bool) -> float | None:
         """When to ask for silent ones again."""
         if self._hedging is None:

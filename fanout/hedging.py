@@ -290,8 +290,13 @@ class Hedging:
             looked_at.append(entry)
             live = self._live[entry.attempt]
             elapsed_s = now_s - live.launched_s
-            cost_gb_s = self._gb * max(live.expected_s or 0.0, elapsed_s)
+            # An opaque task may be as large as it is late, and cost as much again; a sliced attempt
+            # that is hung would have answered long ago, so its silence says nothing about its work.
             is_hung = live.launched_s + self._after_s(live)[1] <= now_s  # as it is watched
+            cost_s = live.expected_s or elapsed_s
+            if not (live.is_sliced and is_hung):
+                cost_s = max(cost_s, elapsed_s)
+            cost_gb_s = self._gb * cost_s
             pool = self._pool(cost_gb_s, planned, est_gb_s, is_hung, is_queue_empty)
             if pool is not None:
                 planned[pool] += cost_gb_s

@@ -196,6 +196,7 @@ class Scheduler:
         self._least_window = least_window
         self._window = max(least_window, grouping.window(limit, total))
         self._barren = 0
+        self._is_cover_held = False  # a cover is due that the service doesn't take yet
         self._armed_s: float | None = None
         self._actions: list[Action] = []
         self.is_finished = False
@@ -508,6 +509,7 @@ class Scheduler:
         if now_s >= self._throttle.until_s:
             self._cover(now_s)  # first of all, or it would never get a place
         if now_s < self._throttle.until_s or not self._is_waiting:
+            self._flight.rest()
             return
         fleet = self._fleet()
         first = self._next_attempt
@@ -552,6 +554,7 @@ class Scheduler:
     def _cover(self, now_s: float) -> None:
         """Send the tasks of silent attempts a second time."""
         free = self._limit - len(self._flight)
+        self._is_cover_held = False
         if free <= 0:
             return
         expected_s = self._grouping.expected_s(self._amount() or self._offered_amount)
@@ -563,7 +566,10 @@ class Scheduler:
         )
         for number, pieces in silent:
             for piece in pieces:
-                if len(self._flight) >= self._limit or not self._flight.admits(now_s):
+                if len(self._flight) >= self._limit:
+                    return
+                if not self._flight.admits(now_s):
+                    self._is_cover_held = True
                     return
                 self._launch_one(piece, now_s, covers=number)
 
@@ -637,10 +643,10 @@ class Scheduler:
             due_s.append(next(iter(self._deadlines.values())))
         if self._queue and self._probing_until_s is not None and now_s < self._probing_until_s:
             due_s.append(self._probing_until_s)
-        if self._is_waiting:
+        if self._is_waiting or self._flight.is_watched:
             if now_s < self._throttle.until_s:
                 due_s.append(self._throttle.until_s)
-            elif self._has_room(self._fleet()):
+            elif self._has_room(self._fleet()) or self._is_cover_held:
                 open_s = self._flight.opens_s(now_s)
                 due_s += [] if open_s is None else [open_s]
         silent_s = self._flight.silent_s(now_s, is_queue_empty=not self._is_waiting)

@@ -31,10 +31,16 @@ def roots_of(values: Iterable[Any]) -> frozenset[str]:
             found.add(value.__name__)
             continue
         module = getattr(value, "__module__", None) or getattr(type(value), "__module__", None)
-        if isinstance(module, str):
+        if isinstance(module, str) and not _is_local(value):
             found.add(module)
         waiting += _parts(value, found)
     return frozenset(found)
+
+
+def _is_local(value: Any) -> bool:
+    """Whether it is a function within another: it goes by value, and doesn't need its module."""
+    function = getattr(value, "py_func", value)
+    return isinstance(function, types.FunctionType) and "<locals>" in function.__qualname__
 
 
 def _parts(value: Any, found: set[str]) -> Iterator[Any]:

@@ -197,7 +197,7 @@ def test_a_throttle_tells_its_reason_and_when_to_come_again(reason: str) -> None
     headers = {"x-amzn-errortype": "TooManyRequestsException", "retry-after": "7"}
     failure = told(429, headers, json.dumps(body).encode())
     assert failure == Failure(
-        kind=THROTTLED, detail=f"TooManyRequestsException: {reason}", wait_s=7.0
+        kind=THROTTLED, detail=f"TooManyRequestsException: {reason}", wait_s=7.0, reason=reason
     )
 
 

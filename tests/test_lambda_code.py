@@ -111,6 +111,9 @@ async def test_an_image_may_forbid_all_code_but_its_own(
     monkeypatch.syspath_prepend(tmp_path)
     import lc_only_here  # type: ignore[import-not-found]
 
+    del sys.modules["lc_only_here"]
+    monkeypatch.setitem(sys.modules, "lc_only_here", lc_only_here)
+
     class Odd:
         def __reduce__(self) -> Any:
             return print, ("this must not run",)

@@ -312,16 +312,16 @@ class Lambda:
             if is_probe and self._accepts is None:
                 self._is_probing = False
         failure = self._failure(answer, request, time.perf_counter() - sent_s)
-        is_broken = False
+        is_broken = came_as_bytes = False
         if failure is None:
-            reply, failure = await self._read(answer, request.spill)
+            reply, came_as_bytes, failure = await self._read(answer, request.spill)
             is_broken = failure is not None
         elif is_probe and failure.kind is FailureKind.CRASHED:
             # Some stand-ins for Lambda can't hand bytes over at all, and break the environment: so
             # the tasks may not be to blame.
             failure = replace(failure, kind=FailureKind.MAYBE_RAN)
             is_broken = True
-        if is_probe and (is_broken or failure is None):
+        if is_probe and (is_broken or came_as_bytes):  # else it shows nothing
             self._accepts = self._accepts or ("json" if is_broken else "bytes")
         if failure is not None:
             raise AttemptError(failure)
@@ -364,14 +364,17 @@ class Lambda:
         # The worker's watchdog ends the process when nothing else ends a task.
         return replace(failure, kind=FailureKind.TIMED_OUT, timeout_s=allowed_s)
 
-    async def _read(self, answer: Answer, spill: Spill | None) -> tuple[Message, Failure | None]:
-        """The reply; or what it means that it can't be read."""
+    async def _read(
+        self, answer: Answer, spill: Spill | None
+    ) -> tuple[Message, bool, Failure | None]:
+        """The reply, and whether it came as bytes; or what it means that it can't be read."""
         try:
-            return await reply_of(answer.parts, spill), None
+            return *await reply_of(answer.parts, spill), None
         except DecodeError as error:
             if isinstance(error, AlteredError):
                 self._accepts = "json"
-            return Message({}), Failure(kind=FailureKind.MAYBE_RAN, detail=str(error))
+            failure = Failure(kind=FailureKind.MAYBE_RAN, detail=str(error))
+            return Message({}), False, failure
 
     def _untrusted(self, error: Exception) -> Failure:
         message = (

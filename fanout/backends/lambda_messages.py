@@ -84,8 +84,8 @@ def _too_large(size: int) -> Failure:
     return Failure(kind=FailureKind.REFUSED, detail=detail)
 
 
-async def reply_of(parts: Sequence[bytes], spill: Spill | None) -> Message:
-    """The reply that an answer holds.
+async def reply_of(parts: Sequence[bytes], spill: Spill | None) -> tuple[Message, bool]:
+    """The reply that an answer holds, and whether it came as bytes.
 
     Raises:
         AlteredError: It went through something that changes bytes.
@@ -97,11 +97,11 @@ async def reply_of(parts: Sequence[bytes], spill: Spill | None) -> Message:
     else:
         reply = await asyncio.to_thread(read_reply, parts)
     if not isinstance(reply, Spilled):
-        return reply
+        return reply, parts[0][:1] != b"{"
     assert spill is not None  # else the worker would not have known where to
     try:
         content = await spill.get(reply)
     except StoreError as error:
         raise AttemptError(Failure(kind=FailureKind.REFUSED, error=error)) from error
     spill.done([reply])
-    return message_in(content)
+    return message_in(content), False

@@ -307,13 +307,14 @@ class Engine:
         """Carry one attempt to the backend and its reply to the scheduler."""
         scheduler, number = self._scheduler, launch.attempt
         try:
-            run = replace(
+            request, sent, outcomes = build(
                 self._request,
+                launch.tasks,
+                self._intake.chunks,
                 soft_s=launch.soft_s,
                 hard_s=launch.hard_s,
                 is_escalated=launch.is_escalated,
             )
-            request, sent, outcomes = build(run, launch.tasks, self._intake.chunks)
             answer: AttemptAnswered | AttemptFailed = AttemptAnswered(number, outcomes, None)
             if sent:
                 reply = await self._backend.invoke(
@@ -323,7 +324,7 @@ class Engine:
                     reply,
                     attempt=number,
                     tasks=sent,
-                    is_safe=run.is_safe,
+                    is_safe=request.is_safe,
                     request_bytes=request.nbytes,
                     attempts_of=scheduler.attempts_of,
                     environments=self._environments,

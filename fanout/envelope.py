@@ -151,7 +151,7 @@ def _code(spec: KernelSpec, project: Sequence[Top], buffers: list[Buffer]) -> di
 
 
 def build(
-    run: Request, tasks: Sequence[int], chunks: Mapping[int, object]
+    run: Request, tasks: Sequence[int], chunks: Mapping[int, object], **changes: Any
 ) -> tuple[Request, list[int], list[Outcome[Any]]]:
     """Encode the chunks of an attempt.
 
@@ -159,6 +159,7 @@ def build(
         run: What all requests of the run have in common.
         tasks: Those that it carries.
         chunks: Of these tasks, and possibly others.
+        **changes: Attributes in which this one differs from `run`.
 
     Returns:
         The request, the tasks that are in it, and an outcome for each task whose chunk can't be
@@ -173,9 +174,10 @@ def build(
             failed.append(refused(task, _caused(ChunkError(task, f"its chunk: {error}"), error)))
     if failed:  # rare: encode again without them
         errors = {outcome.index for outcome in failed}
-        request, kept, more = build(run, [task for task in tasks if task not in errors], chunks)
+        left = [task for task in tasks if task not in errors]
+        request, kept, more = build(run, left, chunks, **changes)
         return request, kept, failed + more
-    return dataclasses.replace(run, chunks=encoder.finish()), list(tasks), failed
+    return dataclasses.replace(run, chunks=encoder.finish(), **changes), list(tasks), failed
 
 
 def refused(task: int, error: Exception) -> Outcome[Any]:

@@ -130,6 +130,11 @@ class Grouping:
         return self._policy.max_tasks if self._policy.fixed is None else self._policy.fixed
 
     @property
+    def is_fixed(self) -> bool:
+        """Whether the caller says how many tasks go together."""
+        return self._policy.fixed is not None
+
+    @property
     def hears_starts(self) -> bool:
         """Whether it wants to know when attempts start, to measure the client's rate."""
         return math.isfinite(self._policy.launches_per_s)

@@ -345,8 +345,9 @@ class Scheduler:
             busy_s=self._busy_s(report),
             payload_bytes=report.payload_bytes,
         )
-        window = self._grouping.window(self._limit, self._remaining())
-        self._window = max(self._least_window, window)
+        if not self._grouping.is_fixed:  # else it stays as it is
+            window = self._grouping.window(self._limit, self._remaining())
+            self._window = max(self._least_window, window)
 
     def _busy_s(self, report: AttemptReport) -> float:
         """How long the attempt kept its worker busy, without what happens once in an environment.
@@ -582,7 +583,8 @@ class Scheduler:
                 self._probes.extend(self._queue.take_strided(self._grouping.probes - self._probed))
                 self._probed += len(self._probes)
             return [self._probes.popleft()] if self._probes else []
-        size = self._grouping.size(remaining=self._remaining(), fleet=fleet)
+        remaining = None if self._grouping.is_fixed else self._remaining()
+        size = self._grouping.size(remaining=remaining, fleet=fleet)
         return self._queue.take(size, self._grouping.most_tasks)
 
     def _is_probing(self, now_s: float) -> bool:
@@ -608,6 +610,8 @@ class Scheduler:
 
     def _fleet(self) -> int:
         """How many attempts to have in flight."""
+        if not self._grouping.hears_starts:
+            return self._limit  # launches cost next to nothing
         return self._grouping.fleet(self._amount(), self._limit)
 
     def _amount(self) -> float | None:

@@ -29,6 +29,9 @@ class TaskQueue:
     def __len__(self) -> int:
         return len(self._returned) + len(self._plain) + len(self._weighted)
 
+    def __bool__(self) -> bool:
+        return bool(self._plain or self._returned or self._weighted)
+
     @property
     def amount(self) -> float:
         """The weight of all that waits."""

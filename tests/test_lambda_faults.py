@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from fanout.events import RunEvent
 
 ROOT = Path(__file__).parent.parent
-TASKS = 5000
+TASKS = 3000
 # Of 10 tasks, so that 500 attempts give each fault 25 chances; one by one they would be far more.
 GROUP = 10
 SHARE = 0.05

@@ -722,7 +722,8 @@ class HedgingLaws(RuleBasedStateMachine):
             assert book.covers is None, "a cover is not covered"
             assert not book.is_settled, "it is for nothing"
             assert all(its.covers != attempt for its in self.live.values()), "two covers"
-            cost_gb_s = max(book.expected_s or 0.0, self.now_s - book.launched_s)
+            # What it is booked for: of a hung sliced attempt what was expected, else its age.
+            cost_gb_s = self.hedging._due[attempt][0]
             pieces = self.hedging.pieces(tasks=book.tasks, warm_idle=data.draw(st.integers(0, 3)),
                                          free=free)  # fmt: skip
             if not data.draw(st.booleans()):

@@ -110,7 +110,6 @@ class Capacity:
         self._wave_s = -math.inf  # when the first refusal of the last wave came
         self._waves = 0  # since the last answer
         self._hold_s = -math.inf
-        self._barren_since_s: float | None = None
 
     def __repr__(self) -> str:
         return (
@@ -128,11 +127,6 @@ class Capacity:
     def usable(self) -> int:
         """How many may be in flight at once, as far as was learnt."""
         return self._learnt.usable
-
-    @property
-    def barren_since_s(self) -> float | None:
-        """Since when nothing but refusals has come; None if something else came last."""
-        return self._barren_since_s
 
     def environments(self, now_s: float) -> int:
         """How many environments there should be, idle ones included."""
@@ -235,7 +229,6 @@ class Capacity:
                 taken for dead; should it live, it is counted again when it answers.
         """
         self._leave_flight(seat)
-        self._barren_since_s = None
         self._waves = 0
         if environment is None:
             if self._unheard <= self._in_flight and self._seen:
@@ -276,8 +269,6 @@ class Capacity:
         """
         self._leave_flight(seat)
         self._unheard = min(max(0, self._unheard - 1), self._in_flight)
-        if self._barren_since_s is None:
-            self._barren_since_s = now_s
         if launched_s > self._wave_s:  # the first of a wave
             self._wave_s = now_s
             self._waves += 1

@@ -2,8 +2,8 @@
 
 Pure. The scheduler says what is launched, answered, failed; this tells everybody whom it concerns:
 what the service takes (`capacity`), which attempts are silent (`hedging`), whether failures are
-those of a service that is down (`storm`), and what it all may cost (`budget`). A backend on this
-machine needs none of them.
+those of a service that is down (`storm`), what it all may cost (`budget`), and when to launch
+nothing (`throttle`). A backend on this machine needs the last of them only.
 """
 
 from __future__ import annotations
@@ -12,13 +12,16 @@ from typing import TYPE_CHECKING
 
 from fanout.attempts import Attempts
 from fanout.retry import Failure, FailureKind
+from fanout.throttle import PATIENCE_S, Throttle
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from random import Random
 
     from fanout.budget import Budget
     from fanout.capacity import Capacity, Seat
     from fanout.hedging import Hedging
+    from fanout.retry import RetryPolicy
     from fanout.storm import StormGuard
     from fanout.tasks import AttemptReport
 
@@ -31,6 +34,8 @@ class Flight:
 
     Args:
         unsettled: The tasks that are not settled; somebody else keeps it.
+        retry: How long to pause after a refusal.
+        rng: Source of jitter.
         capacity: What the service takes, of all runs together.
         hedging: Watches for silence.
         storm: Watches for a service that is down.
@@ -44,6 +49,8 @@ class Flight:
     def __init__(
         self,
         unsettled: set[int],
+        retry: RetryPolicy,
+        rng: Random,
         *,
         capacity: Capacity | None = None,
         hedging: Hedging | None = None,
@@ -52,6 +59,7 @@ class Flight:
         worst_s: float = 0.0,
     ) -> None:
         self._attempts = Attempts(unsettled)
+        self._throttle = Throttle(retry, rng)
         self._capacity = capacity
         self._hedging = hedging
         self._storm = storm
@@ -75,7 +83,7 @@ class Flight:
     # ---- whether to launch ----
 
     def admits(self, now_s: float) -> bool:
-        """Whether one more may be launched now."""
+        """Whether one more may be launched now, unless all is paused."""
         if self._budget is not None and not self._budget.admits(self._worst_s):
             return False
         if self._capacity is None or self.seat is None:
@@ -91,9 +99,25 @@ class Flight:
         """Whose turn it is, of all runs that share the capacity."""
         return None if self._capacity is None else self._capacity.turn(now_s)
 
+    def is_paused(self, now_s: float) -> bool:
+        """Whether nothing at all is to be launched now."""
+        return now_s < self._throttle.until_s
+
     def opens_s(self, now_s: float) -> float | None:
-        """When the capacity may take one more, if nothing happens before."""
+        """When one more may be launched, if nothing happens before."""
+        if now_s < self._throttle.until_s:
+            return self._throttle.until_s
         return None if self._capacity is None else self._capacity.due_s(now_s)
+
+    def pause_s(self, now_s: float) -> float:
+        """For how long nothing will be launched, as far as is known."""
+        return max(0.0, (self.opens_s(now_s) or now_s) - now_s)
+
+    def loses_patience(self, failure: Failure, now_s: float) -> str | None:
+        """Why the run is to end, if nothing but such refusals came for too long."""
+        if not self._throttle.is_hopeless(failure.kind, now_s):
+            return None
+        return self._throttle.why(failure)
 
     @property
     def slowdown(self) -> float:
@@ -177,6 +201,10 @@ class Flight:
     ) -> tuple[Sequence[int], Sequence[int]]:
         """An attempt brought nothing back."""
         never_ran = failure.kind in _NEVER_RAN
+        if failure.kind in PATIENCE_S:
+            # A capacity makes pauses of its own when it is refused.
+            is_paced = failure.kind is FailureKind.THROTTLED and self._capacity is not None
+            self._throttle.refused(failure, now_s, pauses=not is_paced)
         if self._capacity is not None and self.seat is not None:
             if failure.kind is FailureKind.THROTTLED:
                 self._capacity.refused(
@@ -206,6 +234,10 @@ class Flight:
             else:
                 self._hedging.ended(number, now_s, run_s=None)
         return self._attempts.end(number)
+
+    def reached(self) -> None:
+        """A worker had an attempt, whatever became of it."""
+        self._throttle.answered()
 
     def stopped(self, number: int, now_s: float) -> tuple[Sequence[int], Sequence[int]]:
         """An attempt was stopped by us."""

@@ -7,12 +7,15 @@ are arguments, so that the executor, a simulation and a test drive the very same
 
 A task is, at any moment, in exactly one place:
 
-    offered -> queue ----> in an attempt ----> settled (delivered once, forgotten)
-                 ^   alone /     |
-                 |     ^         | failed, and the policy allows another attempt
-                 |     |         v
-                 |     +---- backing off          (charged: costs the task an attempt)
-                 +---------- attempt did not run, was refused or lost, or left it (not charged)
+    offered -> waiting --> in an attempt ----> settled (delivered once, forgotten)
+                  ^              |
+                  |              | failed, and the policy allows another attempt
+                  |              v
+                  +--------- backing off          (charged: costs the task an attempt)
+                  +--------- attempt did not run, was refused or lost, or left it (not charged)
+
+How those that wait are put together is `Supply`'s affair; what is in flight, and who has to know
+of it, is `Flight`'s.
 
 Groups and blame. A crash or a timeout of an attempt that carried several tasks blames none of them:
 each is sent again *alone*, at no charge, and the guilty one convicts itself. So it is with one that
@@ -41,7 +44,7 @@ What is admitted is decided in one place, `_launch`: limits on rate and cost bel
 from __future__ import annotations
 
 import heapq
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 from fanout.errors import BackendError, BudgetExceededError
@@ -65,10 +68,10 @@ from fanout.events import (
 )
 from fanout.flight import Flight
 from fanout.retry import Failure, FailureKind, RetryPolicy
+from fanout.supply import Supply
 from fanout.task_failures import TaskFailures
-from fanout.task_queue import TaskQueue
 from fanout.tasks import Outcome
-from fanout.throttle import PATIENCE_S, Throttle
+from fanout.throttle import PATIENCE_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -79,18 +82,11 @@ if TYPE_CHECKING:
     from fanout.grouping import Grouping
     from fanout.hedging import Hedging
     from fanout.storm import StormGuard
-    from fanout.tasks import AttemptReport
 
 # Attempts in a row that never reached a worker before the run is given up, beyond one for each
 # place in flight: more than a pool that is being refilled ever shows, fewer than a minute of a
 # machine on which workers can't start.
 _MOST_BARREN_ATTEMPTS = 20
-# Probes that take longer than this are no small tasks: a cold start (2 s) and some.
-_PROBING_S = 3.0
-# So many times as many tasks as there are probes are no reason to wait for what they say.
-_FEW = 4
-# So many attempts launched at once show how fast the client is.
-_BURST = 32
 
 
 class Scheduler:
@@ -149,7 +145,6 @@ class Scheduler:
         self._rng = rng
         self._retry = retry or RetryPolicy()
         self._timeout_s = timeout_s
-        self._total = total
         self._can_stop = can_stop
         self._gb = gb
         self._is_ordered = is_ordered
@@ -157,11 +152,12 @@ class Scheduler:
         self._stops_on_failure = stops_on_failure
 
         self._unsettled: set[int] = set()
-        self._queue = TaskQueue()
-        self._alone: deque[int] = deque()
+        self._supply = Supply(grouping, limit=limit, total=total, least_window=least_window)
         self._backing_off: list[tuple[float, tuple[int, ...]]] = []
         self._flight = Flight(
             self._unsettled,
+            self._retry,
+            rng,
             capacity=capacity,
             hedging=None if not is_idempotent else hedging,
             storm=storm,
@@ -177,24 +173,11 @@ class Scheduler:
             is_idempotent=is_idempotent,
             can_escalate=can_escalate,
         )
-        self._throttle = Throttle(self._retry, rng)
-        self._compiled: set[str] = set()  # environments in which numba compiled
-
-        # The first tasks go alone, to see how long they take; until when the others wait for it.
-        self._probes: deque[int] = deque()
-        self._probed = 0
-        self._probing_until_s: float | None = None
-        self._bursting: tuple[int, int, float] | None = None  # last attempt, how many, since when
         self._next_attempt = 0
-        self._offered = 0
-        self._offered_amount = 0.0
-        self._input_ended = False
         self._ready: list[Outcome[Any]] = []  # to deliver at the end of this step
         self._held: dict[int, Outcome[Any]] = {}  # ordered runs: waiting for a predecessor
         self._next_in_order = 0
         self._unconsumed = 0
-        self._least_window = least_window
-        self._window = max(least_window, grouping.window(limit, total))
         self._barren = 0
         self._is_cover_held = False  # a cover is due that the service doesn't take yet
         self._armed_s: float | None = None
@@ -203,7 +186,7 @@ class Scheduler:
 
     def __repr__(self) -> str:
         return (
-            f"<Scheduler: {self._offered} offered, {len(self._queue) + len(self._alone)} queued, "
+            f"<Scheduler: {self._supply.offered} offered, {len(self._unsettled)} unsettled, "
             f"{len(self._flight)} attempts in flight, {len(self._backing_off)} backing off, "
             f"{len(self._held)} held, {self._unconsumed} unconsumed"
             f"{', finished' if self.is_finished else ''}>"
@@ -227,15 +210,16 @@ class Scheduler:
     @property
     def window(self) -> int:
         """Most chunks that may be pulled from the input and not yet be consumed."""
-        return self._window
+        return self._supply.window
 
     @property
     def wanted(self) -> int:
         """How many chunks to pull from the input now; several at once, or none yet."""
-        if self._input_ended or self.is_finished:
+        if self._supply.has_ended or self.is_finished:
             return 0
-        room = self._window - len(self._unsettled) - len(self._held) - self._unconsumed
-        return room if room >= self._window // 4 else 0
+        window = self._supply.window
+        room = window - len(self._unsettled) - len(self._held) - self._unconsumed
+        return room if room >= window // 4 else 0
 
     def turn(self, now_s: float) -> Seat | None:
         """Which run may launch something now that waits for it, of all that share the capacity."""
@@ -258,7 +242,7 @@ class Scheduler:
             case AttemptAnswered():
                 self._on_answered(event, now_s)
             case Offered(first=first, count=count, weights=weights):
-                self._on_offered(first, count, weights)
+                self._unsettled.update(self._supply.offer(first, count, weights))
             case AttemptStarted(attempt=number):
                 self._on_started(number, now_s)
                 if self._timeout_s is None:
@@ -268,7 +252,7 @@ class Scheduler:
             case AttemptFailed(attempt=number, failure=failure):
                 self._on_failed(number, failure, now_s)
             case InputEnded():
-                self._input_ended = True
+                self._supply.has_ended = True
             case Ticked():
                 # Timers may run a moment early (asyncio: by the clock's resolution). What is still
                 # due then needs another one.
@@ -286,21 +270,10 @@ class Scheduler:
 
     # ---- events ----
 
-    def _on_offered(self, first: int, count: int, weights: Sequence[float] | None) -> None:
-        assert first == self._offered, "chunks are offered in order, each once"
-        tasks = range(first, first + count)
-        self._offered += count
-        self._offered_amount += count if weights is None else sum(weights)
-        self._unsettled.update(tasks)
-        self._queue.add(tasks, weights)
-
     def _on_started(self, number: int, now_s: float) -> None:
         if number in self._flight and self._timeout_s is not None:
             self._deadlines.setdefault(number, now_s + self._timeout_s)  # the first start counts
-        if self._bursting is not None and number >= self._bursting[0]:
-            _, count, since_s = self._bursting
-            self._bursting = None
-            self._grouping.launched(count, now_s - since_s)
+        self._supply.started(number, now_s)
 
     def _on_answered(self, event: AttemptAnswered, now_s: float) -> None:
         number = event.attempt
@@ -319,9 +292,10 @@ class Scheduler:
         if not event.outcomes or left.issuperset(sent):
             left = frozenset()  # it made no progress, and would so for ever
         if event.report is not None:
-            self._observe([task for task in sent if task not in left], event.report)
+            done = [task for task in sent if task not in left] if left else sent
+            self._supply.observe(done, event.report)
         if left:
-            self._requeue([task for task in own if task in left])
+            self._supply.put_back([task for task in own if task in left])
         owed = {task for task in tasks if task not in left}
         for outcome in event.outcomes:
             if outcome.index not in owed:
@@ -337,27 +311,6 @@ class Scheduler:
         if owed:
             missing = Failure(kind=FailureKind.CRASHED, detail="answered without this task")
             self._charge(sorted(owed), missing, now_s)
-
-    def _observe(self, done: Sequence[int], report: AttemptReport) -> None:
-        self._grouping.observe(
-            tasks=len(done),
-            amount=self._queue.weight_of(done),
-            busy_s=self._busy_s(report),
-            payload_bytes=report.payload_bytes,
-        )
-        if not self._grouping.is_fixed:  # else it stays as it is
-            window = self._grouping.window(self._limit, self._remaining())
-            self._window = max(self._least_window, window)
-
-    def _busy_s(self, report: AttemptReport) -> float:
-        """How long the attempt kept its worker busy, without what happens once in an environment.
-
-        A kernel may also compile something in each task: what compiles again counts.
-        """
-        if not report.compile_s or report.environment.id in self._compiled:
-            return report.total_s
-        self._compiled.add(report.environment.id)
-        return max(0.0, report.total_s - report.compile_s)
 
     def _on_task_failed(self, outcome: Outcome[Any], now_s: float) -> None:
         failure = outcome.failure or Failure(kind=FailureKind.KERNEL_RAISED, error=outcome.error)
@@ -383,7 +336,7 @@ class Scheduler:
                 self._end(_given_up(failure, self._barren))
                 return
             if tasks:
-                self._requeue(tasks)
+                self._supply.put_back(tasks)
                 self._actions.append(Retry(tasks, failure, 0.0))
         elif failure.kind in PATIENCE_S:
             self._on_refused(tasks, failure, now_s)
@@ -396,16 +349,14 @@ class Scheduler:
     def _reached(self) -> None:
         """A worker had an attempt, whatever became of it."""
         self._barren = 0
-        self._throttle.answered()
+        self._flight.reached()
 
     def _on_refused(self, tasks: Sequence[int], failure: Failure, now_s: float) -> None:
-        self._throttle.refused(failure, now_s)
-        if self._throttle.is_hopeless(failure.kind, now_s):
-            self._end(_fatal(failure, self._throttle.why(failure)))
-            return
-        if tasks:
-            self._requeue(tasks)
-            self._actions.append(Retry(tasks, failure, self._throttle.until_s - now_s))
+        if (why := self._flight.loses_patience(failure, now_s)) is not None:
+            self._end(_fatal(failure, why))
+        elif tasks:
+            self._supply.put_back(tasks)
+            self._actions.append(Retry(tasks, failure, self._flight.pause_s(now_s)))
 
     def _on_lost(self, tasks: Sequence[int], failure: Failure, now_s: float) -> None:
         kept, times = self._failures.lose(tasks, failure)
@@ -436,7 +387,7 @@ class Scheduler:
         if not tasks:
             return
         if len(sent) > 1 and self._failures.may_go_again(failure):
-            self._alone.extend(tasks)
+            self._supply.put_back_alone(tasks)
             self._actions.append(Retry(tasks, failure, 0.0))
         else:
             self._charge(tasks, failure, now_s)
@@ -460,16 +411,9 @@ class Scheduler:
         heapq.heappush(self._backing_off, (now_s + delay_s, tuple(tasks)))
         self._actions.append(Retry(tasks, failure, delay_s))
 
-    def _requeue(self, tasks: Sequence[int]) -> None:
-        """Send these next. A task on its own stays so: it may be there because of a crash."""
-        if len(tasks) > 1:
-            self._queue.put_back(tasks)
-        else:
-            self._alone.extendleft(tasks)
-
     def _settle(self, outcome: Outcome[Any], now_s: float) -> None:
         self._unsettled.discard(outcome.index)
-        self._queue.forget(outcome.index)
+        self._supply.forget(outcome.index)
         for number in self._flight.settled(outcome.index):
             if self._can_stop:
                 self._deadlines.pop(number, None)
@@ -499,29 +443,27 @@ class Scheduler:
     def _resume(self, now_s: float) -> None:
         while self._backing_off and self._backing_off[0][0] <= now_s:
             _, tasks = heapq.heappop(self._backing_off)
-            if len(tasks) == 1:
-                self._alone.extend(tasks)
-            else:
-                self._queue.put_back(tasks, first=False)
+            self._supply.put_back(tasks, first=False)
 
     def _launch(self, now_s: float) -> None:
         if self.is_finished:
             return
-        if now_s >= self._throttle.until_s:
+        is_paused = self._flight.is_paused(now_s)
+        if not is_paused:
             self._cover(now_s)  # first of all, or it would never get a place
-        if now_s < self._throttle.until_s or not self._is_waiting:
+        if is_paused or not self._supply:
             self._flight.rest()
             return
-        fleet = self._fleet()
+        fleet = self._supply.fleet()
         first = self._next_attempt
         while self._has_room(fleet):
             if not self._flight.admits(now_s):
                 break
-            tasks = [self._alone.popleft()] if self._alone else self._next_group(fleet, now_s)
+            tasks = self._supply.next_group(fleet, now_s)
             if not tasks:
                 break
             self._launch_one(tasks, now_s)
-        self._burst(first, now_s)
+        self._supply.launched(self._next_attempt - 1, self._next_attempt - first, now_s)
         if not self._has_room(fleet):
             self._flight.rest()
         elif not self._flight and (over := self._flight.overdraft) is not None:
@@ -530,17 +472,12 @@ class Scheduler:
 
     def _has_room(self, fleet: int) -> bool:
         """Whether this run would launch something, if the service takes it."""
-        return self._is_waiting and len(self._flight) < fleet
-
-    @property
-    def _is_waiting(self) -> bool:
-        """Whether there are tasks to send."""
-        return bool(self._alone or self._probes or self._queue)
+        return bool(self._supply) and len(self._flight) < fleet
 
     def _launch_one(self, tasks: Sequence[int], now_s: float, *, covers: int | None = None) -> None:
         number = self._next_attempt
         self._next_attempt += 1
-        amount = self._queue.weight_of(tasks)
+        amount = self._supply.weight_of(tasks)
         # A task on its own can't be divided.
         soft_s = self._grouping.soft_s(amount) if len(tasks) > 1 else None
         expected_s = self._grouping.expected_s(amount)
@@ -558,10 +495,10 @@ class Scheduler:
         self._is_cover_held = False
         if free <= 0:
             return
-        expected_s = self._grouping.expected_s(self._amount() or self._offered_amount)
+        expected_s = self._grouping.expected_s(self._supply.amount)
         silent = self._flight.silent(
             now_s,
-            is_queue_empty=not self._is_waiting,
+            is_queue_empty=not self._supply,
             free=free,
             est_gb_s=(expected_s or 0.0) * self._gb,
         )
@@ -574,87 +511,22 @@ class Scheduler:
                     return
                 self._launch_one(piece, now_s, covers=number)
 
-    def _next_group(self, fleet: int, now_s: float) -> list[int]:
-        """What the next attempt carries; nothing while it is for the probes to say."""
-        if self._is_probing(now_s):
-            if self._probing_until_s is None:
-                self._probing_until_s = now_s + _PROBING_S
-            if not self._probes and self._probed < self._grouping.probes and self._queue:
-                self._probes.extend(self._queue.take_strided(self._grouping.probes - self._probed))
-                self._probed += len(self._probes)
-            return [self._probes.popleft()] if self._probes else []
-        remaining = None if self._grouping.is_fixed else self._remaining()
-        size = self._grouping.size(remaining=remaining, fleet=fleet)
-        return self._queue.take(size, self._grouping.most_tasks)
-
-    def _is_probing(self, now_s: float) -> bool:
-        """Whether single tasks go ahead, to see how long they take."""
-        if not self._grouping.is_probing:
-            is_over = True
-        elif self._probing_until_s is not None:
-            # What takes so long goes alone in any case.
-            is_over = now_s >= self._probing_until_s
-        else:
-            remaining = self._remaining()
-            is_over = remaining is not None and remaining <= _FEW * self._grouping.probes
-        if is_over and self._probes:
-            self._queue.put_back(self._probes)
-            self._probes.clear()
-        return not is_over
-
-    def _burst(self, first: int, now_s: float) -> None:
-        """Measure the client's rate by how long it takes to start many attempts in a row."""
-        count = self._next_attempt - first
-        if count >= _BURST and self._bursting is None:
-            self._bursting = (self._next_attempt - 1, count, now_s)
-
-    def _fleet(self) -> int:
-        """How many attempts to have in flight."""
-        if not self._grouping.hears_starts:
-            return self._limit  # launches cost next to nothing
-        return self._grouping.fleet(self._amount(), self._limit)
-
-    def _amount(self) -> float | None:
-        """The weight of the whole run, where that can be known."""
-        if self._input_ended:
-            return self._offered_amount
-        if self._total is not None:
-            return self._offered_amount + self._not_offered()
-        return None
-
-    def _remaining(self) -> float | None:
-        """The weight of all that is not sent yet, where that can be known."""
-        if self._input_ended:
-            return self._queue.amount
-        if self._total is not None:
-            return self._queue.amount + self._not_offered()
-        return None
-
-    def _not_offered(self) -> float:
-        """The weight of what the input still has, if it is like what it gave."""
-        assert self._total is not None
-        mean = self._offered_amount / self._offered if self._offered else 1.0
-        return max(0, self._total - self._offered) * mean
-
     def _settle_or_wake(self, now_s: float) -> None:
         if self.is_finished:
             return
-        if self._input_ended and not self._unsettled:  # so none is held either
+        if self._supply.has_ended and not self._unsettled:  # so none is held either
             self._end(None)
             return
         due_s = [self._backing_off[0][0]] if self._backing_off else []
         if self._deadlines:
             due_s.append(next(iter(self._deadlines.values())))
-        if self._queue and self._probing_until_s is not None and now_s < self._probing_until_s:
-            due_s.append(self._probing_until_s)
-        if self._is_waiting or self._flight.is_watched:
-            if now_s < self._throttle.until_s:
-                due_s.append(self._throttle.until_s)
-            elif self._has_room(self._fleet()) or self._is_cover_held:
-                open_s = self._flight.opens_s(now_s)
-                due_s += [] if open_s is None else [open_s]
-        silent_s = self._flight.silent_s(now_s, is_queue_empty=not self._is_waiting)
-        due_s += [] if silent_s is None else [silent_s]
+        _add(due_s, self._supply.due_s(now_s))
+        if self._flight.is_paused(now_s):
+            if self._supply or self._flight.is_watched:
+                _add(due_s, self._flight.opens_s(now_s))
+        elif self._is_cover_held or self._has_room(self._supply.fleet()):
+            _add(due_s, self._flight.opens_s(now_s))
+        _add(due_s, self._flight.silent_s(now_s, is_queue_empty=not self._supply))
         if self._armed_s is not None and self._armed_s <= now_s:
             self._armed_s = None
         if due_s and (self._armed_s is None or min(due_s) < self._armed_s):
@@ -666,6 +538,11 @@ class Scheduler:
         self._actions += [Ignore(number) for number in self._flight]
         self._flight.end()
         self._actions.append(Finish(failure))
+
+
+def _add(due_s: list[float], at_s: float | None) -> None:
+    if at_s is not None:
+        due_s.append(at_s)
 
 
 def _given_up(failure: Failure, barren: int) -> Failure:

@@ -43,11 +43,19 @@ class Throttle:
         self._waves = 0
         self._since_s.clear()
 
-    def refused(self, failure: Failure, now_s: float) -> None:
-        """Wait after this refusal: longer each time, and at least as long as the service says."""
+    def refused(self, failure: Failure, now_s: float, *, pauses: bool = True) -> None:
+        """Wait after this refusal: longer each time, and at least as long as the service says.
+
+        Args:
+            failure: Why, and how long to wait.
+            now_s: When.
+            pauses: Whether to wait at all; if not, somebody else sees to that (`capacity`).
+        """
         if failure.kind is FailureKind.THROTTLED:  # so it can be reached
             self._since_s.pop(FailureKind.UNREACHABLE, None)
         self._since_s.setdefault(failure.kind, now_s)
+        if not pauses:
+            return
         if now_s >= self.until_s:  # the first of a wave
             self._waves += 1
             self.until_s = now_s + self._retry.delay_s(self._waves, self._rng)

@@ -42,11 +42,11 @@ def invariants(scheduler: Scheduler) -> None:
     in_attempts = [
         task for number in scheduler._flight for task in scheduler._flight.tasks_of(number)
     ]
-    waiting = [*scheduler._queue, *scheduler._alone, *scheduler._probes]
+    waiting = list(scheduler._supply)
     places = Counter([*waiting, *backing_off, *in_attempts])
     assert all(times == 1 for times in places.values()), f"a task is in two places: {places}"
     assert set(places) == scheduler._unsettled, "a task is lost, or was settled and kept"
-    assert all(task < scheduler._offered for task in places)
+    assert all(task < scheduler._supply.offered for task in places)
     assert not scheduler._held.keys() & scheduler._unsettled
     assert all(task > scheduler._next_in_order for task in scheduler._held)
     assert len(scheduler._flight) <= scheduler._limit
@@ -64,9 +64,11 @@ def invariants(scheduler: Scheduler) -> None:
     if due_s:
         assert scheduler._armed_s is not None, "something is due, and no wake-up is"
         assert scheduler._armed_s <= min(due_s)
-    if waiting and len(scheduler._flight) < scheduler._fleet():
+    if waiting and len(scheduler._flight) < scheduler._supply.fleet():
         assert scheduler._armed_s is not None, "tasks wait out a pause, and no wake-up ends it"
-        until_s = max(scheduler._throttle.until_s, scheduler._probing_until_s or -math.inf)
+        until_s = max(
+            scheduler._flight._throttle.until_s, scheduler._supply._probing_until_s or -math.inf
+        )
         assert scheduler._armed_s <= until_s, "tasks wait, and there is room"
 
 
@@ -74,7 +76,8 @@ def held_by(scheduler: Scheduler) -> int:
     """How many entries all of the scheduler's containers have together: its memory."""
     # Those that back off together are one entry of a list, but keep a number for each task.
     together = sum(len(tasks) - 1 for _, tasks in scheduler._backing_off)
-    return together + sum(_entries(value) for value in vars(scheduler).values())
+    parts = [vars(scheduler), vars(scheduler._supply), vars(scheduler._flight)]
+    return together + sum(_entries(value) for part in parts for value in part.values())
 
 
 def _entries(value: Any) -> int:
@@ -128,7 +131,7 @@ class Bench:
         return actions
 
     def offer(self, count: int, *, ends: bool = True) -> list[Action]:
-        actions = self.feed(Offered(self.scheduler._offered, count))
+        actions = self.feed(Offered(self.scheduler._supply.offered, count))
         return actions + self.feed(InputEnded()) if ends else actions
 
     def answer(

@@ -21,7 +21,7 @@ LAYERS = [
     {"emulator.limits", "emulator.function", "emulator.ends", "emulator.log"},
     {"emulator.faults", "emulator.responses", "emulator.signature", "emulator.tally"},
     {"refs", "sigv4"},
-    {"tasks", "retry", "events", "grouping", "throttle", "task_queue"}
+    {"tasks", "retry", "events", "grouping", "throttle", "task_queue", "supply"}
     | {"capacity", "learnt_limit", "token_bucket"}
     | {"attempts", "flight", "task_failures", "scheduler"}
     | {"spread", "watch"}

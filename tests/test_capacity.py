@@ -411,18 +411,6 @@ def test_waves_without_an_answer_pause_longer_each_time() -> None:
     assert shared.due_s(now_s) == pytest.approx(now_s + 0.05)
 
 
-def test_it_knows_since_when_nothing_but_refusals_have_come() -> None:
-    shared = capacity()
-    seat = shared.seat()
-    assert shared.barren_since_s is None
-    fill(shared, seat, 0.0, most=3)
-    refuse(shared, seat, 5.0)
-    refuse(shared, seat, 6.0)
-    assert shared.barren_since_s == 5.0
-    end(shared, seat, 7.0, None)
-    assert shared.barren_since_s is None
-
-
 # ---- fairness ----
 
 
@@ -504,7 +492,6 @@ def test_what_never_reached_the_service_makes_room_and_made_no_environment() -> 
     refuse(shared, seat, 1.0)
     shared.unsent(seat)
     assert (shared.in_flight, shared.environments(1.0)) == (1, 1)
-    assert shared.barren_since_s == 1.0
 
 
 def test_they_show_their_state() -> None:

@@ -123,7 +123,7 @@ def test_the_loser_counts_as_in_flight_until_it_answers_and_changes_nothing() ->
 def test_where_attempts_can_be_stopped_the_loser_is() -> None:
     run = silent_last()
     run.scheduler._can_stop = True
-    run.scheduler._input_ended = False  # the run goes on
+    run.scheduler._supply.has_ended = False  # the run goes on
     now_s, (cover,) = run.until_cover(1.1, 60.0)
     assert Ignore(99) in run.answer(cover.attempt, now_s + 1.0)
 

@@ -99,6 +99,17 @@ class Flight:
         """Whose turn it is, of all runs that share the capacity."""
         return None if self._capacity is None else self._capacity.turn(now_s)
 
+    def idle(self, now_s: float, limit: int) -> int:
+        """How many environments there are that have nothing to do.
+
+        Args:
+            now_s: When.
+            limit: How many there may be, where nothing else is known.
+        """
+        if self._capacity is None:
+            return max(0, limit - len(self._attempts))
+        return max(0, self._capacity.environments(now_s) - self._capacity.in_flight)
+
     def is_paused(self, now_s: float) -> bool:
         """Whether nothing at all is to be launched now."""
         return now_s < self._throttle.until_s
@@ -287,9 +298,7 @@ class Flight:
         if self._hedging is None or (self._storm is not None and not self._storm.is_calm):
             return []
         due = self._hedging.due(now_s, is_queue_empty=is_queue_empty, free=free, est_gb_s=est_gb_s)
-        warm = 0
-        if self._capacity is not None:
-            warm = max(0, self._capacity.environments(now_s) - self._capacity.in_flight)
+        warm = self.idle(now_s, 0)
         covers = []
         for number in due:
             tasks = self._attempts.unsettled_of(number)

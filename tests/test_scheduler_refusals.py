@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from fanout.capacity import Capacity
 from fanout.errors import (
     BackendError,
     OutOfMemoryError,
@@ -475,3 +476,38 @@ def test_tasks_left_during_a_pause_wait_for_its_end() -> None:
     bench.fail(0, throttled(wait_s=5.0))
     assert bench.answer(1, left=[3], now_s=1.0) == [Deliver([Outcome(2, 20)])]
     assert launched(bench.feed(Ticked(), 5.0)) == [[3], [0, 1]]
+
+
+def test_tasks_left_at_the_end_go_to_all_that_is_idle() -> None:
+    bench = Bench(limit=4, group=9)
+    bench.offer(9)
+    assert launched(bench.answer(0, left=[2, 3, 4, 5, 6, 7, 8])) == [[2, 6], [3, 7], [4, 8], [5]]
+
+
+def test_tasks_left_at_the_end_are_cut_into_no_more_than_eight_pieces_nor_tasks() -> None:
+    bench = Bench(limit=100, group=22)
+    bench.offer(22)
+    again = launched(bench.answer(0, left=range(2, 22)))
+    assert sorted(len(tasks) for tasks in again) == [2, 2, 2, 2, 3, 3, 3, 3]
+    assert launched(bench.answer(1, left=bench.groups[1][1:])) == [[10], [18]]
+
+
+def test_tasks_left_while_others_wait_stay_together() -> None:
+    bench = Bench(limit=1, group=4)
+    bench.offer(8)
+    assert launched(bench.answer(0, left=[1, 2, 3])) == [[1, 2, 3, 4]]
+
+
+def test_tasks_left_at_the_end_start_no_environment() -> None:
+    """One that is started would begin when these have ended."""
+    capacity = Capacity(100, growth=None, rate=None)
+    bench = Bench(limit=100, group=10, capacity=capacity)
+    bench.offer(20)
+    reports = [report_of(number, total_s=1.0, environment=str(number)) for number in range(2)]
+    (first, second) = bench.groups
+    bench.feed(AttemptAnswered(0, [Outcome(task) for task in first], reports[0]))
+    left = second[4:]
+    bench.feed(AttemptAnswered(1, [Outcome(task) for task in second[:4]], reports[1], left))
+    assert bench.groups[2:] == [left[::2], left[1::2]], "two environments are idle"
+    bench.feed(AttemptAnswered(2, [Outcome(left[0])], reports[0], left[2::2]))
+    assert bench.groups[4:] == [left[2::2]], "one is"

@@ -6,9 +6,10 @@ stays reserved until it answers, and one of which nothing was heard is settled a
 
 Laws, held by tests/test_budget.py:
   1. spent + reserved never exceed the limit;
-  2. so the bill does not, as long as no attempt runs longer than its worst case: the
-     timeout of the function sees to that. For a container image the worst case includes Init,
-     which is billed, too.
+  2. so the bill does not, as long as no attempt runs longer than its worst case. The worker sees to
+     that, which ends it (`hard_stops`); where it can't, as its environment hangs, the timeout of
+     the function does: what runs on meanwhile is reserved bit by bit, and may exceed the limit.
+     For a container image the worst case includes Init, which is billed, too.
 
 It counts in whole milliseconds of one memory size, so both laws hold exactly and not but for
 rounding.
@@ -16,13 +17,40 @@ rounding.
 
 from __future__ import annotations
 
+import heapq
 import math
+from dataclasses import dataclass
 from fractions import Fraction
+from typing import Final
 
 from fanout.errors import UsageError
 
 # Lambda bills durations in milliseconds, rounded up (aws.amazon.com/lambda/pricing, 2026-11).
-_MS_PER_S = 1000
+_MS_PER_S: Final = 1000
+# What runs on beyond its worst case is reserved for so much longer each time, seconds.
+_MORE_S: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Billed:
+    """What an attempt may cost.
+
+    Attributes:
+        gb: Memory of an environment, GB (1024 MB).
+        timeout_s: When the service ends it, seconds.
+        init_s: For how long its start is billed at worst, before that.
+        larger: The same of the function for what is escalated; None if there is none.
+    """
+
+    gb: float
+    timeout_s: float
+    init_s: float = 0.0
+    larger: Billed | None = None
+
+    def worst_s(self, ends_s: float | None = None) -> float:
+        """For how long it is billed at worst, if its process ends itself after so long."""
+        within_s = self.timeout_s if ends_s is None else min(self.timeout_s, ends_s)
+        return self.init_s + within_s
 
 
 class Budget:
@@ -47,6 +75,8 @@ class Budget:
         self._spent_ms = 0
         self._reserved_ms = 0
         self._reservations: dict[int, int] = {}  # by attempt, milliseconds
+        # When attempts should have ended: (when, attempt, the most that it may take).
+        self._ends: list[tuple[float, int, int]] = []
 
     def __repr__(self) -> str:
         return (
@@ -85,12 +115,36 @@ class Budget:
         """
         return self._spent_ms + _billed_ms(worst_s) > self._max_ms
 
-    def reserve(self, attempt: int, worst_s: float) -> None:
-        """Launch an attempt that is billed for `worst_s` seconds at worst, and is admitted."""
+    def reserve(
+        self, attempt: int, worst_s: float, *, now_s: float = 0.0, most_s: float | None = None
+    ) -> None:
+        """Launch an attempt that is admitted.
+
+        Args:
+            attempt: Its number.
+            worst_s: For how long it is billed at worst, seconds.
+            now_s: When.
+            most_s: For how long if it does not end itself; None: that can't be.
+        """
         assert attempt not in self._reservations, "an attempt is launched once"
         assert self.admits(worst_s), "what is not admitted is not launched"
         self._reservations[attempt] = _billed_ms(worst_s)
         self._reserved_ms += _billed_ms(worst_s)
+        if most_s is not None and most_s > worst_s:
+            heapq.heappush(self._ends, (now_s + worst_s, attempt, _billed_ms(most_s)))
+
+    def tick(self, now_s: float) -> None:
+        """Reserve more for what should have ended, and has not."""
+        while self._ends and self._ends[0][0] <= now_s:
+            ends_s, attempt, most_ms = heapq.heappop(self._ends)
+            reserved_ms = self._reservations.get(attempt)
+            if reserved_ms is None:
+                continue
+            more_ms = min(most_ms - reserved_ms, _billed_ms(_MORE_S))
+            self._reservations[attempt] += more_ms
+            self._reserved_ms += more_ms
+            if reserved_ms + more_ms < most_ms:
+                heapq.heappush(self._ends, (ends_s + _MORE_S, attempt, most_ms))
 
     def settle(self, attempt: int, ran_s: float | None) -> None:
         """End an attempt.

@@ -106,6 +106,7 @@ class Launch:
         soft_s: The worker shall begin no further task once it has run for so long; what is left is
             sent again. None: it runs them all.
         hard_s: The worker shall end a task that still runs then. None: it may take its time.
+        ends_s: Its process shall end itself, so long after it has the request. None: never.
         is_escalated: It goes to the larger function.
         covers: The attempt that has these tasks already, and is silent; None: it is the first.
     """
@@ -114,6 +115,7 @@ class Launch:
     tasks: Sequence[int]
     soft_s: float | None = None
     hard_s: float | None = None
+    ends_s: float | None = None
     is_escalated: bool = False
     covers: int | None = None
 

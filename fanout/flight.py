@@ -8,6 +8,7 @@ nothing (`throttle`). A backend on this machine needs the last of them only.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from fanout.attempts import Attempts
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from random import Random
 
-    from fanout.budget import Budget
+    from fanout.budget import Billed, Budget
     from fanout.capacity import Capacity, Seat
     from fanout.hedging import Hedging
     from fanout.retry import RetryPolicy
@@ -40,7 +41,7 @@ class Flight:
         hedging: Watches for silence.
         storm: Watches for a service that is down.
         budget: What the run may cost.
-        worst_s: For how long an attempt is billed at worst, seconds, if nothing else bounds it.
+        billed: What an attempt may cost.
 
     Attributes:
         seat: The run's place at the capacity.
@@ -56,7 +57,7 @@ class Flight:
         hedging: Hedging | None = None,
         storm: StormGuard | None = None,
         budget: Budget | None = None,
-        worst_s: float = 0.0,
+        billed: Billed | None = None,
     ) -> None:
         self._attempts = Attempts(unsettled)
         self._throttle = Throttle(retry, rng)
@@ -64,7 +65,9 @@ class Flight:
         self._hedging = hedging
         self._storm = storm
         self._budget = budget
-        self._worst_s = worst_s
+        self._billed = billed
+        self._escalated: set[int] = set()
+        self._too_dear_s = 0.0  # what was not afforded the last time
         self.seat: Seat | None = None if capacity is None else capacity.seat()
 
     def __len__(self) -> int:
@@ -84,11 +87,20 @@ class Flight:
 
     def admits(self, now_s: float) -> bool:
         """Whether one more may be launched now, unless all is paused."""
-        if self._budget is not None and not self._budget.admits(self._worst_s):
-            return False
         if self._capacity is None or self.seat is None:
             return True
         return self._capacity.admits(self.seat, now_s)
+
+    def affords(self, now_s: float, ends_s: float | None, *, is_escalated: bool) -> bool:
+        """Whether the budget has enough for an attempt whose process ends itself after so long."""
+        if self._budget is None:
+            return True
+        self._budget.tick(now_s)
+        worst_s = self._worst_s(ends_s, is_escalated=is_escalated)
+        if self._budget.admits(worst_s):
+            return True
+        self._too_dear_s = worst_s
+        return False
 
     def rest(self) -> None:
         """There is nothing to launch: others needn't leave room."""
@@ -145,9 +157,9 @@ class Flight:
     def overdraft(self) -> tuple[float, float, float] | None:
         """What was spent, what may be, and what the next attempt may cost, if that is too much."""
         budget = self._budget
-        if budget is None or not budget.is_hopeless(self._worst_s):
+        if budget is None or not budget.is_hopeless(self._too_dear_s):
             return None
-        worst_gb_s = budget.gb_s(self._worst_s)
+        worst_gb_s = budget.gb_s(self._too_dear_s)
         return budget.spent_gb_s, budget.max_gb_s, worst_gb_s
 
     # ---- what happens ----
@@ -160,9 +172,11 @@ class Flight:
         *,
         expected_s: float | None = None,
         soft_s: float | None = None,
+        ends_s: float | None = None,
+        is_escalated: bool = False,
         covers: int | None = None,
     ) -> None:
-        """An attempt is launched.
+        """An attempt is launched that is admitted, and afforded.
 
         Args:
             number: Of it; they rise.
@@ -170,6 +184,8 @@ class Flight:
             now_s: When.
             expected_s: How long it should run.
             soft_s: After how long its worker begins no further task.
+            ends_s: After how long its process ends itself.
+            is_escalated: It goes to the larger function.
             covers: The attempt that has these tasks already.
         """
         self._attempts.add(number, tasks, now_s, covers=covers)
@@ -178,7 +194,14 @@ class Flight:
         if self._storm is not None:
             self._storm.launched(number)
         if self._budget is not None:
-            self._budget.reserve(number, self._worst_s)
+            if is_escalated:
+                self._escalated.add(number)
+            self._budget.reserve(
+                number,
+                self._worst_s(ends_s, is_escalated=is_escalated),
+                now_s=now_s,
+                most_s=self._worst_s(None, is_escalated=is_escalated),
+            )
         if self._hedging is not None:
             self._hedging.launched(
                 number,
@@ -200,11 +223,12 @@ class Flight:
             self._storm.answered(number)
         if self._budget is not None:
             # Without a report nothing ran there: its chunks could not be encoded.
-            self._budget.settle(number, 0.0 if report is None else self._billed_s(number, now_s))
+            ran_s = 0.0 if report is None else self._ran_s(number, now_s)
+            self._settle(self._budget, number, ran_s)
         if self._hedging is not None:
-            ran_s = None if report is None else report.total_s
+            run_s = None if report is None else report.total_s
             is_cold = None if report is None else report.is_cold
-            self._hedging.ended(number, now_s, run_s=ran_s, is_cold=is_cold)
+            self._hedging.ended(number, now_s, run_s=run_s, is_cold=is_cold)
         return self._attempts.end(number)
 
     def failed(
@@ -237,8 +261,8 @@ class Flight:
                 self._storm.failed(number, failure, tasks=tasks, is_repeat=is_repeat)
         if self._budget is not None:
             is_lost = failure.kind is FailureKind.MAYBE_RAN  # it may run on
-            ran_s = None if is_lost else self._billed_s(number, now_s)
-            self._budget.settle(number, 0.0 if never_ran else ran_s)
+            ran_s = None if is_lost else self._ran_s(number, now_s)
+            self._settle(self._budget, number, 0.0 if never_ran else ran_s)
         if self._hedging is not None:
             if never_ran:
                 self._hedging.refused(number)
@@ -257,7 +281,7 @@ class Flight:
         if self._storm is not None:
             self._storm.withdrawn(number)
         if self._budget is not None:
-            self._budget.settle(number, self._billed_s(number, now_s))
+            self._settle(self._budget, number, self._ran_s(number, now_s))
         if self._hedging is not None:
             self._hedging.ended(number, now_s, run_s=None)
         return self._attempts.end(number)
@@ -278,9 +302,26 @@ class Flight:
             self._capacity.leave(self.seat)
         self._attempts.clear()
 
-    def _billed_s(self, number: int, now_s: float) -> float:
+    def _worst_s(self, ends_s: float | None, *, is_escalated: bool) -> float:
+        """For how long an attempt is billed at worst, in seconds of the usual memory."""
+        billed = self._billed
+        if billed is None:
+            return 0.0
+        if not is_escalated or billed.larger is None:
+            return billed.worst_s(ends_s)
+        return _of_larger(billed.larger.worst_s(ends_s), billed)
+
+    def _ran_s(self, number: int, now_s: float) -> float:
         """At most: from its launch to its answer, the way there and back included."""
-        return min(now_s - self._attempts.launched_s(number), self._worst_s)
+        return now_s - self._attempts.launched_s(number)
+
+    def _settle(self, budget: Budget, number: int, ran_s: float | None) -> None:
+        """An attempt has ended, and is billed for so long, or for its worst case."""
+        if number in self._escalated:
+            self._escalated.discard(number)
+            if ran_s is not None and self._billed is not None:
+                ran_s = _of_larger(ran_s, self._billed)
+        budget.settle(number, ran_s)
 
     # ---- covers ----
 
@@ -318,3 +359,9 @@ class Flight:
         if self._hedging is None:
             return None
         return self._hedging.next_s(now_s, is_queue_empty=is_queue_empty)
+
+
+def _of_larger(seconds: float, billed: Billed) -> float:
+    """As many seconds of the usual memory as the larger function is billed for these."""
+    assert billed.larger is not None, "what is escalated has somewhere to go"
+    return math.ceil(seconds * 1000) / 1000 * billed.larger.gb / billed.gb

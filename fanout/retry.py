@@ -52,6 +52,7 @@ class Failure:
         reason: Which limit it says was reached, in its own words.
         allowed_s: Of an attempt that the service had to end: its timeout, seconds.
         timeout_s: Of a task that its worker had to end: what it was allowed, seconds.
+        hard_s: Likewise, but by the run itself, so that it didn't hang for ever: what it had.
     """
 
     kind: FailureKind
@@ -62,6 +63,7 @@ class Failure:
     reason: str | None = None
     allowed_s: float | None = None
     timeout_s: float | None = None
+    hard_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

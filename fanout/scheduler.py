@@ -77,9 +77,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from random import Random
 
-    from fanout.budget import Budget
+    from fanout.budget import Billed, Budget
     from fanout.capacity import Capacity, Seat
     from fanout.grouping import Grouping
+    from fanout.hard_stops import HardStops
     from fanout.hedging import Hedging
     from fanout.storm import StormGuard
 
@@ -108,9 +109,9 @@ class Scheduler:
             when it is their turn (`Capacity.turn`).
         hedging: Says which attempts are silent, so that their tasks are sent a second time.
         storm: Says when failures are those of a service that is down, so that the run ends.
+        stops: Says when workers end what runs too long.
         budget: What the run may cost.
-        worst_s: For how long an attempt is billed at worst, seconds.
-        gb: Memory of an environment, GB.
+        billed: What an attempt may cost.
         total: Number of tasks, where known beforehand.
         least_window: So many chunks may be pulled ahead in any case.
         is_ordered: Deliver outcomes in the order of the input, not as completed.
@@ -133,9 +134,9 @@ class Scheduler:
         capacity: Capacity | None = None,
         hedging: Hedging | None = None,
         storm: StormGuard | None = None,
+        stops: HardStops | None = None,
         budget: Budget | None = None,
-        worst_s: float = 0.0,
-        gb: float = 1.0,
+        billed: Billed | None = None,
         total: int | None = None,
         least_window: int = 0,
         is_ordered: bool = False,
@@ -148,7 +149,8 @@ class Scheduler:
         self._retry = retry or RetryPolicy()
         self._timeout_s = timeout_s
         self._can_stop = can_stop
-        self._gb = gb
+        self._gb = billed.gb if billed is not None else 1.0
+        self._stops = stops
         self._is_ordered = is_ordered
         self._is_consumed = is_consumed
         self._stops_on_failure = stops_on_failure
@@ -164,7 +166,7 @@ class Scheduler:
             hedging=None if not is_idempotent else hedging,
             storm=storm,
             budget=budget,
-            worst_s=worst_s,
+            billed=billed,
         )
         # Of attempts that have started. All timeouts are equal, so they expire in the order of the
         # starts. Ordered, since dict is slow at giving up its first key.
@@ -296,6 +298,8 @@ class Scheduler:
         if event.report is not None:
             done = [task for task in sent if task not in left] if left else sent
             self._supply.observe(done, event.report)
+            if self._stops is not None:
+                self._stops.observe(event.report)
         if left:
             self._send_left([task for task in own if task in left], now_s)
         owed = {task for task in tasks if task not in left}
@@ -327,7 +331,9 @@ class Scheduler:
 
     def _on_task_failed(self, outcome: Outcome[Any], now_s: float) -> None:
         failure = outcome.failure or Failure(kind=FailureKind.KERNEL_RAISED, error=outcome.error)
-        if self._failures.charge(outcome.index, failure):
+        if failure.hard_s is not None:
+            self._stopped((outcome.index,), failure)
+        elif self._failures.charge(outcome.index, failure):
             self._back_off(outcome.index, failure, now_s)
         else:
             self._settle(outcome, now_s)
@@ -399,11 +405,20 @@ class Scheduler:
         """An attempt failed that was sent with some tasks, of which it owes these."""
         if not tasks:
             return
-        if len(sent) > 1 and self._failures.may_go_again(failure):
+        if len(sent) == 1 and failure.hard_s is not None:
+            self._stopped(tasks, failure)
+        elif len(sent) > 1 and self._failures.may_go_again(failure):
             self._supply.put_back_alone(tasks)
             self._actions.append(Retry(tasks, failure, 0.0))
         else:
             self._charge(tasks, failure, now_s)
+
+    def _stopped(self, tasks: Sequence[int], failure: Failure) -> None:
+        """A task on its own was ended by its deadline: it gets more time, at no charge."""
+        if self._stops is not None:
+            self._stops.stopped(tasks[0])
+        self._supply.put_back_alone(tasks)
+        self._actions.append(Retry(tasks, failure, 0.0))
 
     def _charge(self, tasks: Iterable[int], failure: Failure, now_s: float) -> None:
         for task in tasks:
@@ -433,6 +448,8 @@ class Scheduler:
                 self._flight.stopped(number, now_s)
                 self._actions.append(Ignore(number))
         self._failures.forget(outcome.index)
+        if self._stops is not None:
+            self._stops.forget(outcome.index)
         if self._is_ordered:
             self._held[outcome.index] = outcome
         else:
@@ -475,7 +492,9 @@ class Scheduler:
             tasks = self._supply.next_group(fleet, now_s)
             if not tasks:
                 break
-            self._launch_one(tasks, now_s)
+            if not self._launch_one(tasks, now_s):
+                self._supply.put_back(tasks)
+                break
         self._supply.launched(self._next_attempt - 1, self._next_attempt - first, now_s)
         if not self._has_room(fleet):
             self._flight.rest()
@@ -487,20 +506,32 @@ class Scheduler:
         """Whether this run would launch something, if the service takes it."""
         return bool(self._supply) and len(self._flight) < fleet
 
-    def _launch_one(self, tasks: Sequence[int], now_s: float, *, covers: int | None = None) -> None:
+    def _launch_one(self, tasks: Sequence[int], now_s: float, *, covers: int | None = None) -> bool:
+        """Launch these as an attempt, if the budget has enough for it; say whether."""
         number = self._next_attempt
-        self._next_attempt += 1
         amount = self._supply.weight_of(tasks)
         # A task on its own can't be divided.
         soft_s = self._grouping.soft_s(amount) if len(tasks) > 1 else None
         expected_s = self._grouping.expected_s(amount)
-        self._flight.launch(
-            number, tasks, now_s, expected_s=expected_s, soft_s=soft_s, covers=covers
-        )
+        hard_s = ends_s = None
+        if self._stops is not None:
+            hard_s, ends_s = self._stops.of(tasks, expected_s=expected_s, soft_s=soft_s)
         is_escalated = len(tasks) == 1 and self._failures.is_escalated(tasks[0])
-        self._actions.append(
-            Launch(number, tasks, soft_s, is_escalated=is_escalated, covers=covers)
+        if not self._flight.affords(now_s, ends_s, is_escalated=is_escalated):
+            return False
+        self._next_attempt += 1
+        self._flight.launch(
+            number,
+            tasks,
+            now_s,
+            expected_s=expected_s,
+            soft_s=soft_s,
+            ends_s=ends_s,
+            is_escalated=is_escalated,
+            covers=covers,
         )
+        self._actions.append(Launch(number, tasks, soft_s, hard_s, ends_s, is_escalated, covers))
+        return True
 
     def _cover(self, now_s: float) -> None:
         """Send the tasks of silent attempts a second time."""
@@ -522,7 +553,8 @@ class Scheduler:
                 if not self._flight.admits(now_s):
                     self._is_cover_held = True
                     return
-                self._launch_one(piece, now_s, covers=number)
+                if not self._launch_one(piece, now_s, covers=number):
+                    return
 
     def _settle_or_wake(self, now_s: float) -> None:
         if self.is_finished:

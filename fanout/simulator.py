@@ -17,10 +17,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import fanout.events as events
+from fanout.budget import Billed
 from fanout.capacity import Capacity
 from fanout.errors import UsageError
 from fanout.fleet import Ending, Fleet, FleetModel, Invocation, Refusal, fork
 from fanout.grouping import Estimate, Grouping, GroupPolicy
+from fanout.hard_stops import HardStops
 from fanout.hedging import Hedging
 from fanout.retry import Failure, FailureKind, RetryPolicy
 from fanout.scheduler import Scheduler
@@ -212,8 +214,8 @@ def simulate(
         ),
         hedging=Hedging(gb=fleet.memory_mb / 1024) if hedge else None,
         storm=StormGuard(),
-        worst_s=fleet.timeout_s,
-        gb=fleet.memory_mb / 1024,
+        stops=HardStops(),
+        billed=Billed(gb=fleet.memory_mb / 1024, timeout_s=fleet.timeout_s),
         total=len(seconds),
     )
     return drive(scheduler, seconds, service)
@@ -366,7 +368,7 @@ class _Drive:
             failure = Failure(kind=FailureKind.TIMED_OUT, allowed_s=allowed_s)
             return events.AttemptFailed(number, failure)
         if what.is_stopped and len(tasks) == 1:
-            failure = Failure(kind=FailureKind.TIMED_OUT, timeout_s=launch.hard_s)
+            failure = Failure(kind=FailureKind.TIMED_OUT, hard_s=launch.hard_s)
             return events.AttemptFailed(number, failure)
         report = _report(number, what)
         done, left = tasks[: what.done], tasks[what.done :]

@@ -20,11 +20,11 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from fanout.hard_stops import GRACE_S
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# From the signal to the end of the process: for `finally` blocks of the kernel.
-GRACE_S: Final = 2.0
 _STDERR: Final = 2
 
 

@@ -25,7 +25,7 @@ LAYERS = [
     | {"capacity", "learnt_limit", "token_bucket"}
     | {"attempts", "flight", "task_failures", "scheduler"}
     | {"spread", "watch"}
-    | {"budget", "hedging", "storm"},
+    | {"budget", "hard_stops", "hedging", "storm"},
     {"fleet", "simulator"},
     {"codec.parts"},
     {"codec.pickling"},

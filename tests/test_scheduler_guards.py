@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import fanout
-from fanout.budget import Budget
+from fanout.budget import Billed, Budget
 from fanout.capacity import Capacity
 from fanout.emulator import Emulator, Faults
 from fanout.errors import BackendError, BudgetExceededError, UsageError
@@ -172,7 +172,7 @@ def test_a_service_that_is_down_ends_the_run_before_all_tasks_were_tried() -> No
 
 
 def test_a_budget_is_kept_even_if_every_attempt_takes_its_worst() -> None:
-    run = Run(group=1, budget=Budget(100.0, 2.0), worst_s=10.0, gb=2.0)
+    run = Run(group=1, budget=Budget(100.0, 2.0), billed=Billed(gb=2.0, timeout_s=10.0))
     assert len(run.offer(50)) == 5  # of 20 GB-s each
     for attempt in range(5):
         run.answer(attempt, 10.0)
@@ -185,7 +185,7 @@ def test_a_budget_is_kept_even_if_every_attempt_takes_its_worst() -> None:
 
 
 def test_what_an_attempt_did_not_take_is_there_for_others() -> None:
-    run = Run(group=1, budget=Budget(100.0, 1.0), worst_s=50.0, gb=1.0)
+    run = Run(group=1, budget=Budget(100.0, 1.0), billed=Billed(gb=1.0, timeout_s=50.0))
     assert len(run.offer(6)) == 2
     now_s = 0.0
     while not run.scheduler.is_finished:

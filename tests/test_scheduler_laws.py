@@ -704,7 +704,9 @@ class Laws(RuleBasedStateMachine):
         assert self.scheduler.is_finished == (self.finish is not None)
         assert self.scheduler.in_flight == len(self.in_flight)
         if self.finish is None:
-            assert self.scheduler._flight._throttle.until_s == self.paused_until_s, "paused for no reason"
+            assert self.scheduler._flight._throttle.until_s == self.paused_until_s, (
+                "paused for no reason"
+            )
             for task in set(range(self.offered)) - self.settled.keys():
                 assert self.scheduler.attempts_of(task) == self.blamed[task] + 1, "wrongly charged"
 

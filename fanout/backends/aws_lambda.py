@@ -20,11 +20,11 @@ from fanout.backends.shipping import Shipping
 from fanout.capacity import Capacity
 from fanout.errors import BackendError, DecodeError, FanoutError, StoreError, UsageError
 from fanout.grouping import GroupPolicy
+from fanout.hard_stops import GRACE_S
 from fanout.invoke import CertificateError, ConnectionLostError, Invoker
 from fanout.invoke.answers import About, failure_of, is_expired
 from fanout.lambda_wire import AlteredError
 from fanout.retry import Failure, FailureKind
-from fanout.stopping import GRACE_S
 from fanout.token_bucket import RateLimit
 from fanout.wire import Message
 

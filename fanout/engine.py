@@ -15,7 +15,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from fanout.backends import AttemptError
-from fanout.envelope import build, describe_chunk, read
 from fanout.errors import BackendError, DecodeError
 from fanout.events import (
     Action,
@@ -36,6 +35,9 @@ from fanout.events import (
     WakeAt,
 )
 from fanout.intake import Intake
+from fanout.remote_errors import describe_chunk
+from fanout.reply import read
+from fanout.request import build
 from fanout.retry import Failure, FailureKind
 
 if TYPE_CHECKING:
@@ -44,8 +46,8 @@ if TYPE_CHECKING:
 
     from fanout.backends import Backend
     from fanout.capacity import Seat
-    from fanout.envelope import Request
     from fanout.events import RunEvent
+    from fanout.request import Request
     from fanout.scheduler import Scheduler
     from fanout.tasks import Environment, Outcome
 

@@ -23,7 +23,6 @@ from fanout.backends.chosen import chosen
 from fanout.budget import Budget
 from fanout.codec import encode
 from fanout.engine import Engine
-from fanout.envelope import Request
 from fanout.errors import BudgetExceededError, UsageError
 from fanout.grouping import Grouping
 from fanout.hedging import Hedging
@@ -32,6 +31,7 @@ from fanout.kernel_spec import prepare
 from fanout.options import MapOptions, check
 from fanout.outcomes import Meter, OutcomeStream, Run
 from fanout.refs import Ref
+from fanout.request import Request
 from fanout.scheduler import Scheduler
 from fanout.spilled import digest_of, size_of
 from fanout.storm import StormGuard

@@ -78,7 +78,7 @@ class Worker:
         self._is_reference_only = setting == "reference-only"
 
     def run(self, request: Message, allowance: Allowance | None = None) -> Message:
-        """Run a request; see `envelope` for what it and the reply hold.
+        """Run a request; see `request` and `reply` for what these hold.
 
         Args:
             request: What a client sent.

@@ -32,7 +32,8 @@ LAYERS = [
     {"codec.encoding", "codec.decoding"},
     {"codec"},
     {"kernel_roots", "project"},
-    {"wire", "kernel_spec", "envelope", "spilled"},
+    {"wire", "kernel_spec", "spilled", "remote_errors"},
+    {"request", "reply"},
     {"packing", "invoke.signing", "invoke.answers"},
     {"lambda_wire"},
     {"config", "options", "aws"},
@@ -80,7 +81,7 @@ LAYERS = [
 ]
 # Where the executor reaches up, at the moment of use: it shows progress unless told not to.
 UPWARDS = {("executor", "progress")}
-PURE = set().union(*LAYERS[:15]) | {"printing", "failure_report"}
+PURE = set().union(*LAYERS[:16]) | {"printing", "failure_report"}
 # Asking a clock, a generator or the system is not pure; neither is an event loop.
 IMPURE = {"asyncio", "anyio", "random", "secrets", "socket", "subprocess", "threading", "time"}
 

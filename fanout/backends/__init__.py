@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fanout.capacity import Capacity
-    from fanout.envelope import Request
     from fanout.grouping import GroupPolicy
+    from fanout.request import Request
     from fanout.retry import Failure
     from fanout.wire import Message
 

@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     import aioboto3
 
     from fanout.backends.shipping import Load
-    from fanout.envelope import Request
     from fanout.invoke import Answer
     from fanout.lambda_wire import Accepts
+    from fanout.request import Request
     from fanout.spilled import Spill
 
 _LOG: Final = logging.getLogger("fanout")

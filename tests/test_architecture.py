@@ -26,6 +26,7 @@ LAYERS = [
     | {"attempts", "flight", "task_failures", "scheduler"}
     | {"spread", "watch"}
     | {"budget", "hedging", "storm"},
+    {"lambda_figures"},
     {"fleet", "simulator"},
     {"codec.parts"},
     {"codec.pickling"},
@@ -35,7 +36,7 @@ LAYERS = [
     {"wire", "kernel_spec", "spilled", "remote_errors"},
     {"request", "reply"},
     {"packing", "invoke.signing", "invoke.answers"},
-    {"lambda_wire"},
+    {"lambda_wire", "backends.answer_form"},
     {"config", "options", "aws"},
     {"stopping", "printing", "failure_report", "compiling"},
     {"far_stores.checks", "far_stores.s3_signing"},
@@ -53,7 +54,8 @@ LAYERS = [
     {"invoke.invoker"},
     {"invoke"},
     {"backends", "backends.local", "backends.local_process", "backends.aws_lambda"}
-    | {"backends.shipping", "backends.lambda_function", "backends.lambda_messages"},
+    | {"backends.shipping", "backends.lambda_function", "backends.lambda_messages"}
+    | {"backends.lambda_invocations"},
     {"backends.chosen"},
     {"stores.keys", "stores.s3_errors", "stores.s3_bodies"},
     {"stores.s3_client"},
@@ -81,7 +83,7 @@ LAYERS = [
 ]
 # Where the executor reaches up, at the moment of use: it shows progress unless told not to.
 UPWARDS = {("executor", "progress")}
-PURE = set().union(*LAYERS[:16]) | {"printing", "failure_report"}
+PURE = set().union(*LAYERS[:17]) | {"printing", "failure_report"}
 # Asking a clock, a generator or the system is not pure; neither is an event loop.
 IMPURE = {"asyncio", "anyio", "random", "secrets", "socket", "subprocess", "threading", "time"}
 

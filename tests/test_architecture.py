@@ -64,6 +64,7 @@ LAYERS = [
     {"stores"},
     {"intake", "stored_input"},
     {"engine", "outcomes"},
+    {"large_objects", "run_setup"},
     {"executor"},
     {"api", "sync"},
     {"tally"},
@@ -81,8 +82,8 @@ LAYERS = [
     {"cli", "cli.completion", "cli.emulate", "cli.mandelbrot", "cli.map"} | {"cli.simulate"},
     {"__main__"},
 ]
-# Where the executor reaches up, at the moment of use: it shows progress unless told not to.
-UPWARDS = {("executor", "progress")}
+# Where a run is set up it reaches up, at the moment of use: progress is shown unless told not to.
+UPWARDS = {("run_setup", "progress")}
 PURE = set().union(*LAYERS[:17]) | {"printing", "failure_report"}
 # Asking a clock, a generator or the system is not pure; neither is an event loop.
 IMPURE = {"asyncio", "anyio", "random", "secrets", "socket", "subprocess", "threading", "time"}

@@ -33,6 +33,8 @@ from fanout.learnt_limit import LearntLimit
 from fanout.token_bucket import TokenBucket
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from fanout.token_bucket import RateLimit
 
 # Reasons of a 429 that speak of a rate (Lambda API reference, TooManyRequestsException, 2026-11),
@@ -54,16 +56,18 @@ _KEPT_S: Final = 300.0
 
 
 class Seat:
-    """A run's place at a `Capacity`, which alone changes it.
+    """A run's place at a `Capacity`, which alone changes it, but for `wake`.
 
     Attributes:
         in_flight: The run's attempts in flight.
+        wake: What to call when it is the run's turn; whoever drives the run sets it.
     """
 
-    __slots__ = ("has_left", "in_flight", "waiting")
+    __slots__ = ("has_left", "in_flight", "waiting", "wake")
 
     def __init__(self) -> None:
         self.in_flight = 0
+        self.wake: Callable[[], None] | None = None
         self.has_left = False
         self.waiting = math.inf  # its number in the line; those who don't wait are behind all
 
@@ -80,8 +84,8 @@ class Seat:
 class Capacity:
     """Admits launches, and learns from refusals how many.
 
-    Whoever owns it asks `turn` after every call that may make room, and when `due_s` has come: the
-    run on that seat asks `admits` then, and launches, or says `rest`.
+    Whoever calls it asks `turn` after every call that may make room, and when `due_s` has come, and
+    wakes the run on that seat: it asks `admits` then, and launches, or says `rest`.
 
     Args:
         limit: Most attempts in flight at once.

@@ -15,7 +15,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from fanout.backends import AttemptError
-from fanout.envelope import build, describe_chunk, read
 from fanout.errors import BackendError, DecodeError
 from fanout.events import (
     Action,
@@ -36,6 +35,9 @@ from fanout.events import (
     WakeAt,
 )
 from fanout.intake import Intake
+from fanout.remote_errors import describe_chunk
+from fanout.reply import read
+from fanout.request import build
 from fanout.retry import Failure, FailureKind
 
 if TYPE_CHECKING:
@@ -43,9 +45,8 @@ if TYPE_CHECKING:
     from typing import Self
 
     from fanout.backends import Backend
-    from fanout.capacity import Seat
-    from fanout.envelope import Request
     from fanout.events import RunEvent
+    from fanout.request import Request
     from fanout.scheduler import Scheduler
     from fanout.tasks import Environment, Outcome
 
@@ -63,8 +64,8 @@ class Engine:
         weight: Tells how heavy a chunk is.
         drains: When the input raises, finish the tasks that it gave before, and deliver them.
         on_end: Called when all is over.
-        peers: The engines that share the scheduler's capacity, by their seats; it adds itself while
-            it runs.
+        orphans: Takes what is in flight when the run ends, and can't be stopped; else it is given
+            up.
         observers: Told everything, in order. What one raises ends the run.
     """
 
@@ -80,7 +81,7 @@ class Engine:
         weight: Callable[[Any], float] | None = None,
         drains: bool = False,
         on_end: Callable[[], None] | None = None,
-        peers: dict[Seat, Engine] | None = None,
+        orphans: set[asyncio.Task[None]] | None = None,
         observers: Sequence[Callable[[RunEvent], None]] = (),
     ) -> None:
         self._run = run
@@ -97,7 +98,7 @@ class Engine:
         )
         self._deliver = deliver
         self._on_end = on_end
-        self._peers = {} if peers is None else peers
+        self._orphans = orphans
         self._observers = observers
         # Most runs have nobody to tell, and attempts may be many.
         self._hears_starts = bool(observers) or scheduler.hears_starts
@@ -117,7 +118,7 @@ class Engine:
         self._loop = asyncio.get_running_loop()
         self._intake.open()
         if self._scheduler.seat is not None:
-            self._peers[self._scheduler.seat] = self
+            self._scheduler.seat.wake = functools.partial(self._feed, Ticked())
         try:
             self._tell(
                 RunStarted(
@@ -138,10 +139,9 @@ class Engine:
     async def __aexit__(self, _: object, error: BaseException | None, __: object) -> None:
         pulling = self._intake.stop()
         self._feed(Cancelled())
-        if self._scheduler.seat is not None:
-            self._peers.pop(self._scheduler.seat, None)
         if self._timer is not None:
             self._timer.cancel()
+        self._leave_orphans()
         tasks = [*self._given_up, *self._attempts.values()]
         for task in tasks:
             if not task.cancelling():  # what is cleaning up already shall not be disturbed
@@ -164,6 +164,15 @@ class Engine:
         finally:
             if isinstance(error, asyncio.CancelledError):
                 raise error
+
+    def _leave_orphans(self) -> None:
+        """Attempts that can't be stopped go on, so that it is known for how long they do."""
+        if self._orphans is None or not self._attempts or not self._scheduler.in_flight:
+            return
+        for task in self._attempts.values():
+            self._orphans.add(task)
+            task.add_done_callback(self._orphans.discard)
+        self._attempts = {}
 
     async def finished(self) -> None:
         """Wait for the end of the run.
@@ -203,18 +212,13 @@ class Engine:
             self._is_feeding = False
         if self._scheduler.wanted:
             self._intake.pull()
-        if len(self._peers) > 1:
-            self._pass_on()
-
-    def _pass_on(self) -> None:
-        """Tell another run if it is its turn to launch something."""
         seat = self._scheduler.turn(self._loop.time())
-        peer = self._peers.get(seat) if seat is not None else None
-        if peer is not None and peer is not self:
-            self._loop.call_soon(peer._feed, Ticked())
+        if seat is not None and seat is not self._scheduler.seat and seat.wake is not None:
+            self._loop.call_soon(seat.wake)
 
     def _handle(self, event: Event) -> None:
         if self._scheduler.is_finished:
+            self._scheduler.handle(event, self._loop.time())  # nobody else needs to know
             return
         try:
             self._tell(event)
@@ -313,6 +317,7 @@ class Engine:
                 self._intake.chunks,
                 soft_s=launch.soft_s,
                 hard_s=launch.hard_s,
+                ends_s=launch.ends_s,
                 is_escalated=launch.is_escalated,
             )
             answer: AttemptAnswered | AttemptFailed = AttemptAnswered(number, outcomes, None)

@@ -294,13 +294,19 @@ class Flight:
                 self._hedging.settled(number)
         return idle
 
-    def end(self) -> None:
-        """The run is over; what is in flight is nobody's any more."""
+    def end(self, *, is_stopped: bool) -> None:
+        """The run is over.
+
+        Args:
+            is_stopped: What is in flight is stopped, too. Else it counts until it has ended.
+        """
         if self._capacity is not None and self.seat is not None:
-            for _ in self._attempts:
-                self._capacity.unsent(self.seat)
+            if is_stopped:
+                for _ in self._attempts:
+                    self._capacity.unsent(self.seat)
             self._capacity.leave(self.seat)
-        self._attempts.clear()
+        if is_stopped:
+            self._attempts.clear()
 
     def _worst_s(self, ends_s: float | None, *, is_escalated: bool) -> float:
         """For how long an attempt is billed at worst, in seconds of the usual memory."""

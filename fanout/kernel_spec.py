@@ -3,7 +3,7 @@
 By reference is `module:qualname` and the sha256 of the module's file, which the worker compares
 with its own. By value is the code itself (cloudpickle): lambdas, closures, functions typed into a
 notebook or a script, and functions of modules that a fresh interpreter would not find. The
-arguments of a `functools.partial` go along as values. Nothing is sent here; see `envelope`.
+arguments of a `functools.partial` go along as values. Nothing is sent here; see `request`.
 """
 
 from __future__ import annotations

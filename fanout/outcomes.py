@@ -10,11 +10,11 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from fanout.events import Deliver, Launch, Retry
+from fanout.events import Deliver, Launch, Retry, RunStarted
 from fanout.tasks import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from fanout.engine import Engine
     from fanout.events import RunEvent
@@ -65,48 +65,67 @@ class Run(Generic[R]):
 
 
 class Meter:
-    """Counts what a `Run` tells."""
+    """An observer that keeps what a `Run` tells beside its outcomes."""
 
     def __init__(self) -> None:
-        self.attempts = 0
-        self.retries = 0
+        self._started: RunStarted | None = None
+        self._attempts = 0
+        self._retries = 0
         self._first_s: float | None = None
         self._last_s = 0.0
-
-    @property
-    def makespan_s(self) -> float:
-        """From the first launch to the last outcome, seconds."""
-        return 0.0 if self._first_s is None else self._last_s - self._first_s
 
     def __call__(self, event: RunEvent) -> None:
         """Take note of an event."""
         match event:
             case Launch():
-                self.attempts += 1
+                self._attempts += 1
                 if self._first_s is None:
                     self._first_s = self._last_s = time.perf_counter()
             case Deliver():
                 self._last_s = time.perf_counter()
             case Retry(tasks=tasks):
-                self.retries += len(tasks)
+                self._retries += len(tasks)
+            case RunStarted():
+                self._started = event
+
+    def run(self, outcomes: Mapping[int, Outcome[R]]) -> Run[R]:
+        """The run so far, with these outcomes, by index."""
+        assert self._started is not None
+        return Run(
+            id=self._started.run,
+            kernel=self._started.kernel,
+            backend=self._started.backend,
+            outcomes=[outcomes[index] for index in sorted(outcomes)],
+            attempts=self._attempts,
+            retries=self._retries,
+            makespan_s=0.0 if self._first_s is None else self._last_s - self._first_s,
+        )
+
+
+class Arrivals(Generic[R]):
+    """Outcomes that wait for somebody to take them."""
+
+    def __init__(self) -> None:
+        self.ready: deque[Outcome[R]] = deque()
+        self.came = asyncio.Event()
+
+    def put(self, outcomes: Sequence[Outcome[R]]) -> None:
+        """Add some; none at the end of the run, which wakes up who waits."""
+        self.ready.extend(outcomes)
+        self.came.set()
 
 
 class OutcomeStream(AsyncIterator[Outcome[R]]):
     """The outcomes of a run as they come; see `Executor.stream`."""
 
-    def __init__(self) -> None:
-        self._engine: Engine | None = None
-        self._ready: deque[Outcome[R]] = deque()
-        self._arrived = asyncio.Event()
+    def __init__(self, engine: Engine, arrivals: Arrivals[R]) -> None:
+        self._engine = engine
+        self._ready = arrivals.ready
+        self._came = arrivals.came
         self._taken = 0
-
-    def _put(self, outcomes: Sequence[Outcome[R]]) -> None:
-        self._ready.extend(outcomes)
-        self._arrived.set()
 
     async def __anext__(self) -> Outcome[R]:
         """Wait for the next outcome."""
-        assert self._engine is not None
         while not self._ready:
             self._report_taken()
             if self._ready:
@@ -114,8 +133,8 @@ class OutcomeStream(AsyncIterator[Outcome[R]]):
             if self._engine.is_finished:
                 await self._engine.finished()
                 raise StopAsyncIteration
-            self._arrived.clear()
-            await self._arrived.wait()
+            self._came.clear()
+            await self._came.wait()
         outcome = self._ready.popleft()
         self._taken += 1
         if self._taken > len(self._ready) // 8:  # often enough that the input keeps flowing
@@ -135,6 +154,6 @@ class OutcomeStream(AsyncIterator[Outcome[R]]):
         return outcomes
 
     def _report_taken(self) -> None:
-        if self._taken and self._engine is not None:
+        if self._taken:
             taken, self._taken = self._taken, 0
             self._engine.consumed(taken)

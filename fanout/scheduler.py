@@ -104,7 +104,7 @@ class Scheduler:
         is_idempotent: A task may run twice; if not, what may have run is not sent again.
         can_escalate: The backend has a larger function, for what ran out of memory or time.
         can_stop: The backend can stop an attempt that nobody waits for any more. If not, it counts
-            as in flight until it answers.
+            as in flight until it answers, even when the run is over: tell it of that, too.
         capacity: What the service takes, of all runs together; whoever shares it tells the others
             when it is their turn (`Capacity.turn`).
         hedging: Says which attempts are silent, so that their tasks are sent a second time.
@@ -241,6 +241,7 @@ class Scheduler:
     def handle(self, event: Event, now_s: float) -> list[Action]:
         """Take note of an event and return what is to be done, in order."""
         if self.is_finished:
+            self._on_late(event, now_s)
             return []
         match event:
             case AttemptAnswered():
@@ -396,6 +397,14 @@ class Scheduler:
             self._reached()
             self._actions.append(Ignore(number))
             self._blame(sent, tasks, Failure(kind=FailureKind.TIMED_OUT), now_s)
+
+    def _on_late(self, event: Event, now_s: float) -> None:
+        """After the end an attempt makes room for other runs, no more."""
+        match event:
+            case AttemptAnswered(attempt=number) if number in self._flight:
+                self._flight.answered(number, now_s, event.report)
+            case AttemptFailed(attempt=number, failure=failure) if number in self._flight:
+                self._flight.failed(number, now_s, failure, is_repeat=True)
 
     # ---- what becomes of tasks ----
 
@@ -580,8 +589,9 @@ class Scheduler:
 
     def _end(self, failure: Failure | None) -> None:
         self.is_finished = True
-        self._actions += [Ignore(number) for number in self._flight]
-        self._flight.end()
+        if self._can_stop:
+            self._actions += [Ignore(number) for number in self._flight]
+        self._flight.end(is_stopped=self._can_stop)
         self._actions.append(Finish(failure))
 
 

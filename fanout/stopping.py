@@ -6,7 +6,7 @@ is billed until the function's own timeout. Twice armed:
 - a signal raises `StoppedError` in the kernel, so that the worker still answers, and the
   environment stays warm; that needs the kernel to come back to Python code now and then;
 - a watchdog that needs neither Python nor the GIL writes a traceback of every thread to stderr and
-  ends the process, should the first not have worked.
+  ends the process, should the first not have worked, or the whole attempt take too long.
 """
 
 from __future__ import annotations
@@ -53,10 +53,12 @@ class Stopper:
     Args:
         until_s: When the attempt has to be over, by `time.perf_counter`.
         timeout_s: What one task may take, seconds; None: until then.
+        ends_s: When the watchdog ends the process, as it was told by `end_process_after`.
     """
 
-    def __init__(self, until_s: float, timeout_s: float | None) -> None:
+    def __init__(self, until_s: float, timeout_s: float | None, ends_s: float = math.inf) -> None:
         self._until_s = until_s
+        self._last_s = ends_s
         self._timeout_s = math.inf if timeout_s is None else timeout_s
         self._is_running = False
         self._ends_s = -math.inf  # the process, by the watchdog
@@ -75,7 +77,7 @@ class Stopper:
             yield
         finally:
             signal.signal(signal.SIGALRM, before)
-            faulthandler.cancel_dump_traceback_later()
+            end_process_after(None)
 
     @contextlib.contextmanager
     def task(self) -> Iterator[None]:
@@ -114,9 +116,20 @@ class Stopper:
     def _watch(self, now_s: float) -> None:
         """Arm the watchdog, for long enough that it needn't be for every small task."""
         if math.isinf(self._timeout_s):
-            return  # the service ends the process in any case
+            return  # the process ends in any case
         least_s = self._timeout_s + GRACE_S
-        if self._ends_s - now_s < least_s:
-            after_s = least_s + self._timeout_s
-            faulthandler.dump_traceback_later(after_s, exit=True, file=_STDERR)
+        if self._ends_s - now_s < least_s and self._ends_s < self._last_s:
+            after_s = min(least_s + self._timeout_s, self._last_s - now_s)
+            end_process_after(after_s)
             self._ends_s = now_s + after_s
+
+
+def end_process_after(seconds: float | None) -> None:
+    """Have the watchdog end this process after so long, and not when it was told before.
+
+    None: not at all.
+    """
+    if seconds is None:
+        faulthandler.cancel_dump_traceback_later()
+    else:
+        faulthandler.dump_traceback_later(max(seconds, 1e-3), exit=True, file=_STDERR)

@@ -97,9 +97,9 @@ class Supply:
         if len(tasks) > 1:
             self._queue.put_back(tasks, first=first)
         elif first:
-            self._cut.appendleft(list(tasks))
+            self._cut.extendleft([task] for task in tasks)
         else:
-            self._cut.append(list(tasks))
+            self.put_back_alone(tasks)
 
     def put_back_cut(self, tasks: Sequence[int], pieces: int) -> None:
         """Send these again next, in so many groups."""

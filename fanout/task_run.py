@@ -37,6 +37,7 @@ class TaskRun:
         began_s: float,
         allowance: Allowance | None,
         fetch: Fetch,
+        ends_s: float,
     ) -> None:
         self._kernel = kernel
         self._is_star = request.head["star"]
@@ -68,7 +69,9 @@ class TaskRun:
         self._most_s: float | None = hard_s
         if allowance is not None and not self._is_hard:
             self._most_s = allowance.service_s
-        self._stopper = Stopper(until_s, self._timeout_s) if math.isfinite(until_s) else None
+        self._stopper = (
+            Stopper(until_s, self._timeout_s, ends_s) if math.isfinite(until_s) else None
+        )
         self.setup_s = self._ended_s - began_s
 
     def all(self) -> None:
@@ -187,7 +190,8 @@ class TaskRun:
             return
         failure = described_failure("timeout", error) | {
             "allowed_s": self._most_s if was_short else self._timeout_s,
-            "is_service": was_short,
+            "is_service": was_short and not self._is_hard,
+            "is_hard": was_short and self._is_hard,
             "traceback": traceback_of(error),
         }
         self._failed.append((position, failure))

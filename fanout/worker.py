@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import math
 import os
 import platform
 import sys
@@ -78,18 +79,31 @@ class Worker:
         self._is_reference_only = setting == "reference-only"
 
     def run(self, request: Message, allowance: Allowance | None = None) -> Message:
-        """Run a request; see `envelope` for what it and the reply hold.
+        """Run a request; see `request` and `reply` for what these hold.
 
         Args:
             request: What a client sent.
             allowance: What it may take, where the worker has to see to that itself. It then stops
                 tasks that run too long, and leaves those for which there is no time or room.
         """
-        with self._compiling:
-            return self._run(request, allowance)
-
-    def _run(self, request: Message, allowance: Allowance | None) -> Message:
         began_s = time.perf_counter()
+        # Nobody else ends this process, if there is an allowance; else somebody else does.
+        ends_s = request.head.get("ends_s") if allowance is not None else None
+        if ends_s is None:
+            with self._compiling:
+                return self._run(request, allowance, began_s, math.inf)
+        from fanout.stopping import end_process_after
+
+        end_process_after(ends_s)
+        try:
+            with self._compiling:
+                return self._run(request, allowance, began_s, began_s + ends_s)
+        finally:
+            end_process_after(None)
+
+    def _run(
+        self, request: Message, allowance: Allowance | None, began_s: float, ends_s: float
+    ) -> Message:
         # While the kernel was loaded, if a request of its own asked for that.
         compiled_s = self._compiling.seconds
         report: dict[str, Any] = {
@@ -101,7 +115,7 @@ class Worker:
             kernel = self._kernel(request)
             if self._is_reference_only:
                 request.head["safe"] = True
-            run = TaskRun(request, kernel, began_s, allowance, self._fetch(request))
+            run = TaskRun(request, kernel, began_s, allowance, self._fetch(request), ends_s)
         except _RefusalError as refusal:
             return refused(refusal.kind, str(refusal), refusal.remote_traceback)
         except Exception as error:  # noqa: BLE001  # it is damaged

@@ -25,7 +25,7 @@ from fanout.worker import Worker
 from tests import virtual_time
 
 if TYPE_CHECKING:
-    from fanout.envelope import Request
+    from fanout.request import Request
 
 
 class End(enum.Enum):

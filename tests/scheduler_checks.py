@@ -36,7 +36,7 @@ def invariants(scheduler: Scheduler) -> None:
     assert not scheduler._ready, "outcomes are delivered in the step in which they come"
     assert not scheduler._actions, "actions are returned in the step in which they arise"
     if scheduler.is_finished:
-        assert not scheduler._flight
+        assert not scheduler._flight or not scheduler._can_stop
         return
     backing_off = [task for _, tasks in scheduler._backing_off for task in tasks]
     in_attempts = [

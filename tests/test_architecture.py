@@ -26,15 +26,17 @@ LAYERS = [
     | {"attempts", "flight", "task_failures", "scheduler"}
     | {"spread", "watch"}
     | {"budget", "hard_stops", "hedging", "storm"},
+    {"lambda_figures"},
     {"fleet", "simulator"},
     {"codec.parts"},
     {"codec.pickling"},
     {"codec.encoding", "codec.decoding"},
     {"codec"},
     {"kernel_roots", "project"},
-    {"wire", "kernel_spec", "envelope", "spilled"},
+    {"wire", "kernel_spec", "spilled", "remote_errors"},
+    {"request", "reply"},
     {"packing", "invoke.signing", "invoke.answers"},
-    {"lambda_wire"},
+    {"lambda_wire", "backends.answer_form"},
     {"config", "options", "aws"},
     {"stopping", "printing", "failure_report", "compiling"},
     {"far_stores.checks", "far_stores.s3_signing"},
@@ -52,7 +54,8 @@ LAYERS = [
     {"invoke.invoker"},
     {"invoke"},
     {"backends", "backends.local", "backends.local_process", "backends.aws_lambda"}
-    | {"backends.shipping", "backends.lambda_function", "backends.lambda_messages"},
+    | {"backends.shipping", "backends.lambda_function", "backends.lambda_messages"}
+    | {"backends.lambda_invocations"},
     {"backends.chosen"},
     {"stores.keys", "stores.s3_errors", "stores.s3_bodies"},
     {"stores.s3_client"},
@@ -61,6 +64,7 @@ LAYERS = [
     {"stores"},
     {"intake", "stored_input"},
     {"engine", "outcomes"},
+    {"large_objects", "run_setup"},
     {"executor"},
     {"api", "sync"},
     {"tally"},
@@ -78,9 +82,9 @@ LAYERS = [
     {"cli", "cli.completion", "cli.emulate", "cli.mandelbrot", "cli.map"} | {"cli.simulate"},
     {"__main__"},
 ]
-# Where the executor reaches up, at the moment of use: it shows progress unless told not to.
-UPWARDS = {("executor", "progress")}
-PURE = set().union(*LAYERS[:15]) | {"printing", "failure_report"}
+# Where a run is set up it reaches up, at the moment of use: progress is shown unless told not to.
+UPWARDS = {("run_setup", "progress")}
+PURE = set().union(*LAYERS[:17]) | {"printing", "failure_report"}
 # Asking a clock, a generator or the system is not pure; neither is an event loop.
 IMPURE = {"asyncio", "anyio", "random", "secrets", "socket", "subprocess", "threading", "time"}
 

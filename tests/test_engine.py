@@ -13,6 +13,7 @@ from fanout import Executor
 from fanout.codec import Encoded
 from fanout.errors import (
     BackendError,
+    BudgetExceededError,
     ChunkError,
     KernelLoadError,
     TaskTimeoutError,
@@ -415,7 +416,6 @@ def test_a_long_run_keeps_nothing_of_what_is_done() -> None:
             stream = ex.stream(square, range(5000), timeout_s=30.0, retry=PATIENT, group=2)
             async with stream as outcomes:
                 engine = outcomes._engine
-                assert engine is not None
                 async for _ in outcomes:
                     held = len(engine._intake.chunks), len(engine._attempts), len(engine._given_up)
                     assert held[0] <= 4 * 5
@@ -503,6 +503,21 @@ def _eager(loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> asynci
 
 
 # ---- using an executor ----
+
+
+def overspends(_: int) -> None:
+    raise BudgetExceededError(2.0, 1.0, 0.5)
+
+
+def test_an_exceeded_budget_of_a_kernels_own_map_is_the_kernels_error() -> None:
+    async def main() -> None:
+        async with opened(FakeBackend()) as ex:
+            await ex.map(overspends, [1])
+
+    with pytest.raises(BudgetExceededError) as caught:
+        virtual_time.run(main())
+    assert caught.value.run is None
+    assert "task 0" in caught.value.__notes__[0]
 
 
 def test_an_executor_must_be_entered_first() -> None:

@@ -154,9 +154,9 @@ def test_an_observer_that_raises_ends_the_run_with_that_error(at: type) -> None:
 def test_other_observers_see_the_end_even_so(at: type) -> None:
     """A display must close."""
     from fanout.engine import Engine
-    from fanout.envelope import Request
     from fanout.grouping import Grouping, GroupPolicy
     from fanout.kernel_spec import prepare
+    from fanout.request import Request
     from fanout.scheduler import Scheduler
 
     async def main() -> None:

@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fanout.envelope import Request, build, read
 from fanout.errors import DecodeError, ProtocolError, ResultError, TaskTimeoutError
 from fanout.events import AttemptAnswered, AttemptFailed
 from fanout.handler import handle
 from fanout.kernel_spec import prepare
 from fanout.lambda_wire import LIMIT_BYTES, read_reply, request_body, request_parts
+from fanout.reply import read
+from fanout.request import Request, build
 from fanout.wire import Message
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,13 +124,15 @@ async def test_equal_objects_are_one() -> None:
         assert await ex.put(np.arange(10)) != await ex.put(np.arange(11))
 
 
-async def test_the_private_folder_goes_away_with_the_executor() -> None:
+async def test_the_private_folder_goes_away_with_the_executor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     ex = fanout.Executor()
     async with ex:
         await ex.put(np.arange(10))
-        folder = Path(str(ex._store.locator["path"]))
-        assert holds_something(folder)
-    assert not holds_something(folder)
+        assert holds_something(tmp_path)
+    assert not holds_something(tmp_path)
     async with ex:
         ref = await ex.put([5])
         assert await ex.map(identity, [ref]) == [[5]]

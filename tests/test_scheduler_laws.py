@@ -179,6 +179,7 @@ class Laws(RuleBasedStateMachine):
         self.lost: Counter[int] = Counter()
         self.goes_alone: set[int] = set()
         self.came_alone: set[int] = set()  # may go on so, though nobody suspects them
+        self.came_cut: set[int] = set()  # left at the end, and cut into pieces
         self.launched = 0
         self.most_ever_allowed = self.scheduler.window
         self.finish: Finish | None = None
@@ -446,7 +447,10 @@ class Laws(RuleBasedStateMachine):
             self._blame(step, tuple(owed), Failure(kind=FailureKind.TIMED_OUT))
             return step
         if outcomes and set(owed) - set(left):  # else it got nowhere, and would so for ever
-            self._send_again(tuple(task for task in owed if task in left))
+            again = tuple(task for task in owed if task in left)
+            self._send_again(again)
+            if self.is_ended:
+                self.came_cut.update(again)
             owed = [task for task in owed if task not in left]
         for outcome in outcomes:
             if outcome.index not in owed:
@@ -631,7 +635,7 @@ class Laws(RuleBasedStateMachine):
         if self.goes_alone.intersection(tasks):
             assert len(tasks) == 1, "a suspect travels with others"
         assert len(tasks) <= (self.policy.fixed or self.policy.max_tasks)
-        go_alone = self.goes_alone | self.came_alone
+        go_alone = self.goes_alone | self.came_alone | self.came_cut
         if self.policy.fixed and len(tasks) < self.policy.fixed and not go_alone & set(tasks):
             others = (self.waiting | due) - go_alone - set(tasks)
             assert not others, "a group was split"

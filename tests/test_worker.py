@@ -17,10 +17,10 @@ import pytest
 
 from fanout import worker as worker_module
 from fanout.codec import decode
-from fanout.envelope import Request, build
 from fanout.errors import ChunkError, DecodeError, EncodeError, KernelLoadError, ResultError
 from fanout.events import AttemptAnswered
 from fanout.kernel_spec import prepare
+from fanout.request import Request, build
 from fanout.wire import frame, unframe
 from fanout.worker import Worker
 from tests.worker_checks import answer_of, outcomes_of, refusal_of, request_of

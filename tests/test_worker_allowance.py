@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from fanout.envelope import Request, build
 from fanout.errors import ResultError, TaskTimeoutError
 from fanout.events import AttemptAnswered
 from fanout.kernel_spec import prepare
 from fanout.lambda_wire import reply_body, reply_parts
+from fanout.request import Request, build
 from fanout.retry import FailureKind
 from fanout.stopping import Allowance, StoppedError, Stopper
 from fanout.worker import Worker

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fanout.envelope import Request, build, read
 from fanout.events import AttemptAnswered, AttemptFailed
 from fanout.kernel_spec import prepare
+from fanout.reply import read
+from fanout.request import Request, build
 from fanout.wire import Message, frame, unframe
 from fanout.worker import Worker
 

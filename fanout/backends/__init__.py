@@ -5,15 +5,15 @@ It knows nothing of tasks, retries or order: those are the scheduler's.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from fanout.budget import Billed
     from fanout.capacity import Capacity
-    from fanout.envelope import Request
     from fanout.grouping import GroupPolicy
+    from fanout.request import Request
     from fanout.retry import Failure
     from fanout.wire import Message
 
@@ -24,19 +24,6 @@ class AttemptError(Exception):
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.detail or failure.kind.value)
         self.failure = failure
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Billed:
-    """What an attempt may cost.
-
-    Attributes:
-        gb: Memory of an environment, GB.
-        worst_s: For how long it is billed at worst, seconds: its start and the service's timeout.
-    """
-
-    gb: float
-    worst_s: float
 
 
 class Backend(Protocol):

@@ -18,15 +18,15 @@ from typing import TYPE_CHECKING, Final
 
 from fanout.backends import AttemptError
 from fanout.backends.local_process import WorkerProcess, not_run
-from fanout.envelope import is_stale
 from fanout.errors import BackendError, UsageError
 from fanout.grouping import GroupPolicy
+from fanout.reply import is_stale
 from fanout.retry import Failure, FailureKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from fanout.envelope import Request
+    from fanout.request import Request
     from fanout.wire import Message
 
 # For `atexit` handlers of libraries in the worker, when the backend closes.

@@ -18,13 +18,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
 from fanout.backends import AttemptError
-from fanout.envelope import Request, is_refused, is_unknown_kernel
 from fanout.errors import BackendError
+from fanout.reply import is_refused, is_unknown_kernel
 from fanout.retry import Failure, FailureKind
 from fanout.wire import FrameReader, Message, frame, joined
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from fanout.request import Request
 
 # With a process on every core, threads of numeric libraries would only get in each other's way.
 # What the user has set stays as it is.

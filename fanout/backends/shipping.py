@@ -12,17 +12,18 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from fanout.envelope import code_message, is_unknown_kernel, lacks_code
 from fanout.project import needed_by
+from fanout.reply import is_unknown_kernel, lacks_code
+from fanout.request import code_message
 from fanout.wire import frame
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
     from typing import TypeVar
 
-    from fanout.envelope import Request
     from fanout.kernel_spec import KernelSpec
     from fanout.project import Top
+    from fanout.request import Request
     from fanout.spilled import Spill, Spilled
     from fanout.wire import Message
 

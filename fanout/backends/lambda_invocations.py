@@ -1,0 +1,180 @@
+"""Invocations of one function: a message there, and its reply, or why there is none.
+
+What went wrong is told in the terms of `retry`; nothing is sent again here. An invocation can't be
+cancelled: one that is given up runs on, which is told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from fanout.backends import AttemptError
+from fanout.backends.answer_form import AnswerForm
+from fanout.backends.lambda_messages import body_of, reply_of
+from fanout.errors import BackendError, DecodeError
+from fanout.hard_stops import GRACE_S
+from fanout.invoke import CertificateError, ConnectionLostError
+from fanout.invoke.answers import failure_of, is_expired
+from fanout.lambda_wire import AlteredError
+from fanout.retry import Failure, FailureKind
+from fanout.wire import Message
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fanout.invoke import Answer, Invoker
+    from fanout.invoke.answers import About
+    from fanout.lambda_wire import Accepts
+    from fanout.request import Request
+    from fanout.spilled import Spill
+
+_LOG: Final = logging.getLogger("fanout")
+
+
+class Invocations:
+    """Those of one function.
+
+    Args:
+        invoker: Sends them; who made it opens and closes it.
+        about: The function.
+
+    Attributes:
+        about: The function, as far as it is known: what AWS tells of it is put here.
+        in_flight: How many have no answer yet.
+    """
+
+    def __init__(self, invoker: Invoker, about: About) -> None:
+        self.about = about
+        self.in_flight = 0
+        self._invoker = invoker
+        self._form = AnswerForm()
+        self._given_up = 0
+
+    async def exchange(
+        self, request: Request, message: Message, started: Callable[[], None]
+    ) -> Message:
+        """Invoke the function once, and have the reply.
+
+        Args:
+            request: One attempt.
+            message: What is sent for it, with the code that goes along.
+            started: Called when it is sent.
+
+        Raises:
+            AttemptError: There is no reply, or the message can't be carried.
+        """
+        wanted = self._form.wanted(may_run_twice=request.is_idempotent)
+        body = await body_of(message, wanted, request.spill)
+        try:
+            return await self._answered(request, body.content, wanted, started)
+        finally:
+            # An attempt that was lost may still run, and then finds nothing: its end is nobody's
+            # affair any more.
+            if body.spilled is not None and request.spill is not None:
+                request.spill.done([body.spilled])
+
+    async def _answered(
+        self, request: Request, body: list[bytes], wanted: Accepts, started: Callable[[], None]
+    ) -> Message:
+        is_probe = self._form.sent(wanted)
+        sent_s = time.perf_counter()
+        try:
+            answer = await self._sent(body, started)
+        finally:
+            if is_probe:
+                self._form.probe_ended()
+        failure = self._failure(answer, request, time.perf_counter() - sent_s)
+        shown: Accepts | None = None
+        if failure is None:
+            reply, came_as_bytes, failure = await self._read(answer, request.spill)
+            shown = "json" if failure is not None else "bytes" if came_as_bytes else None
+        elif is_probe and failure.kind is FailureKind.CRASHED:
+            # Some stand-ins for Lambda can't hand bytes over at all, and break the environment: so
+            # the tasks may not be to blame.
+            failure = replace(failure, kind=FailureKind.MAYBE_RAN)
+            shown = "json"
+        if is_probe and shown is not None:
+            self._form.shown(shown)
+        if failure is not None:
+            raise AttemptError(failure)
+        return reply
+
+    async def _sent(self, body: list[bytes], started: Callable[[], None]) -> Answer:
+        self.in_flight += 1
+        try:
+            started()
+            return await self._invoker.invoke(body)
+        except asyncio.CancelledError:
+            self._gave_up()
+            raise
+        except CertificateError as error:
+            raise AttemptError(self._untrusted(error)) from error
+        except BackendError as error:
+            failure = Failure(kind=FailureKind.DID_NOT_RUN, error=error, is_fatal=True)
+            raise AttemptError(failure) from error
+        except ConnectionLostError as error:
+            kind = FailureKind.MAYBE_RAN if error.was_sent else FailureKind.UNREACHABLE
+            raise AttemptError(Failure(kind=kind, detail=str(error))) from error
+        finally:
+            self.in_flight -= 1
+
+    def _failure(self, answer: Answer, request: Request, elapsed_s: float) -> Failure | None:
+        """What an answer means that holds no reply; None if it does."""
+        if answer.status == 200 and answer.header(b"x-amz-function-error") is None:
+            return None
+        headers = answer.headers
+        failure = failure_of(answer.status, headers, answer.body, self.about)
+        if failure is None:
+            return None
+        if is_expired(answer.status, headers, answer.body):
+            self._invoker.forget_credentials()
+        if failure.kind is not FailureKind.CRASHED:
+            return failure
+        # The worker's watchdog ends the process when nothing else ends a task.
+        if (allowed_s := request.timeout_s) is not None and elapsed_s >= allowed_s + GRACE_S:
+            return replace(failure, kind=FailureKind.TIMED_OUT, timeout_s=allowed_s)
+        if request.ends_s is not None and elapsed_s >= request.ends_s:
+            return replace(failure, kind=FailureKind.TIMED_OUT, hard_s=request.ends_s)
+        return failure
+
+    async def _read(
+        self, answer: Answer, spill: Spill | None
+    ) -> tuple[Message, bool, Failure | None]:
+        """The reply, and whether it came as bytes; or what it means that it can't be read."""
+        try:
+            return *await reply_of(answer.parts, spill), None
+        except DecodeError as error:
+            if isinstance(error, AlteredError):
+                self._form.altered()
+            failure = Failure(kind=FailureKind.MAYBE_RAN, detail=str(error))
+            return Message({}), False, failure
+
+    def _untrusted(self, error: Exception) -> Failure:
+        message = (
+            f"the certificate of {self._invoker.url} isn't trusted ({error}): if a proxy of your "
+            "organisation is in between, set AWS_CA_BUNDLE to its certificates"
+        )
+        return Failure(kind=FailureKind.REFUSED, error=BackendError(message), is_fatal=True)
+
+    def _gave_up(self) -> None:
+        """Tell of invocations that go on without us, once for all that are given up together."""
+        self._given_up += 1
+        if self._given_up == 1:
+            asyncio.get_running_loop().call_soon(self.tell_given_up)
+
+    def tell_given_up(self) -> None:
+        """Tell of those that are given up and not told of yet."""
+        count, self._given_up = self._given_up, 0
+        if count:
+            _LOG.warning(
+                "fanout: %d invocation%s of %s given up; Lambda can't cancel them: they run on, "
+                "and are billed, until they end or reach the function's timeout of %g s",
+                count,
+                "" if count == 1 else "s",
+                self.about.function,
+                self.about.timeout_s,
+            )

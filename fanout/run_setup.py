@@ -1,0 +1,215 @@
+"""Sets up runs: from a kernel, its input and the options to the engine that will do it all.
+
+Here the options of a map, what the backend is like, and what earlier runs have found become the
+arguments of scheduler and engine. Nothing is done yet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import random
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Sequence, Sized
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+from fanout.budget import Budget
+from fanout.engine import Engine
+from fanout.errors import UsageError
+from fanout.grouping import Grouping
+from fanout.hard_stops import HardStops
+from fanout.hedging import Hedging
+from fanout.intake import checked_input
+from fanout.kernel_spec import prepare
+from fanout.options import check
+from fanout.request import Request
+from fanout.scheduler import Scheduler
+from fanout.storm import StormGuard
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterable, Callable, Iterable
+
+    from fanout.backends import Backend
+    from fanout.events import RunEvent
+    from fanout.grouping import Estimate
+    from fanout.large_objects import LargeObjects
+    from fanout.options import MapOptions
+    from fanout.tasks import Outcome
+
+# Kernels of which it is remembered how long their tasks take.
+_ESTIMATES_KEPT: Final = 256
+
+
+class RunSetup:
+    """Sets up the runs of one executor, which share its backend.
+
+    Args:
+        backend: Already started when a run is set up.
+        objects: The executor's store.
+        shows_progress: Whether progress is shown where the options don't say.
+    """
+
+    def __init__(self, backend: Backend, objects: LargeObjects, *, shows_progress: bool) -> None:
+        self._backend = backend
+        self._objects = objects
+        self._shows_progress = shows_progress
+        self._orphans: set[asyncio.Task[None]] = set()
+        self._estimates = Estimates()
+
+    def engine(
+        self,
+        kernel: Callable[..., Any],
+        chunks: Iterable[Any] | AsyncIterable[Any],
+        deliver: Callable[[Sequence[Outcome[Any]]], None],
+        options: MapOptions,
+        *,
+        is_star: bool = False,
+        is_ordered: bool = False,
+        is_consumed: bool = False,
+        stops_on_failure: bool = False,
+        observers: Sequence[Callable[[RunEvent], None]] = (),
+    ) -> Engine:
+        """The engine of a run; entering it begins the run.
+
+        Args:
+            kernel: What to run.
+            chunks: The input.
+            deliver: Takes the outcomes.
+            options: Of the map.
+            is_star: Whether each chunk is a tuple of arguments.
+            is_ordered: Whether outcomes are delivered in the order of the input.
+            is_consumed: Whether the caller says which it took, and no more shall wait for it than
+                the workers need to stay busy.
+            stops_on_failure: Whether the first failure ends the run.
+            observers: Told everything before those of the options are.
+
+        Raises:
+            UsageError: An argument is wrong.
+            FanoutError: The kernel can't be sent.
+        """
+        check(options)
+        source = checked_input(chunks)
+        is_safe = options.get("codec", "auto") == "safe"
+        run = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+        timeout_s = options.get("timeout_s")
+        weight = options.get("weight")
+        spec = prepare(kernel, is_safe=is_safe)
+        # Weights may be in another unit the next time.
+        known = f"{self._backend.name} {spec.digest}" if weight is None else None
+        grouping = self._grouping(options, known)
+        is_idempotent = options.get("idempotent", True)
+        stops_tasks = self._backend.stops_tasks
+        scheduler = Scheduler(
+            limit=self._backend.limit,
+            grouping=grouping,
+            rng=random.Random(run),  # noqa: S311  # jitter, not secrets; the same if run again
+            retry=options.get("retry"),
+            timeout_s=None if stops_tasks else timeout_s,
+            is_idempotent=is_idempotent,
+            can_escalate=self._backend.can_escalate,
+            can_stop=not stops_tasks,
+            **self._guards(options),
+            total=len(source) if isinstance(source, Sized) else None,
+            least_window=len(source) if weight and isinstance(source, Sequence) else 0,
+            is_ordered=is_ordered,
+            is_consumed=is_consumed,
+            stops_on_failure=stops_on_failure,
+        )
+        return Engine(
+            run=run,
+            scheduler=scheduler,
+            backend=self._backend,
+            request=Request(
+                kernel=spec,
+                is_star=is_star,
+                is_safe=is_safe,
+                timeout_s=timeout_s if stops_tasks else None,
+                store=self._objects.locator,
+                spill=self._objects.of_run(run),
+                is_idempotent=is_idempotent,
+            ),
+            chunks=source,
+            deliver=deliver,
+            weight=weight,
+            drains=is_consumed,
+            orphans=self._orphans if stops_tasks else None,
+            on_end=functools.partial(self._estimates.keep, known, grouping) if known else None,
+            observers=[*observers, *self._observers(options)],
+        )
+
+    async def aclose(self) -> None:
+        """Give up what is in flight for runs that are over."""
+        orphans = [*self._orphans]
+        for task in orphans:
+            task.cancel()
+        if orphans:
+            await asyncio.wait(orphans)
+
+    def _grouping(self, options: MapOptions, known: str | None) -> Grouping:
+        """How tasks are grouped: by the backend's policy, and what an earlier run has found."""
+        group = options.get("group")
+        if group is None and not options.get("idempotent", True):
+            group = 1  # of a group that is lost, nobody knows which of its tasks ran
+        return Grouping(
+            replace(self._backend.grouping, fixed=group),
+            timeout_s=options.get("timeout_s"),
+            estimate=self._estimates.of(known) if known else None,
+        )
+
+    def _guards(self, options: MapOptions) -> dict[str, Any]:
+        """What keeps an eye on attempts that are billed."""
+        billed, max_gb_s = self._backend.billed, options.get("max_gb_s")
+        if billed is None:
+            if max_gb_s is not None:
+                msg = f"max_gb_s={max_gb_s!r} is for Lambda: {self._backend.name} costs nothing"
+                raise UsageError(msg)
+            return {}
+        return {
+            "capacity": self._backend.capacity,
+            "hedging": Hedging(gb=billed.gb) if options.get("hedge", True) else None,
+            "storm": StormGuard(),
+            "stops": self._stops(options),
+            "budget": Budget(max_gb_s, billed.gb) if max_gb_s is not None else None,
+            "billed": billed,
+        }
+
+    def _stops(self, options: MapOptions) -> HardStops | None:
+        """When workers end what runs too long; nothing that may not run twice is ended so."""
+        if not options.get("idempotent", True):
+            return None
+        has_budget = options.get("max_gb_s") is not None
+        return HardStops(is_bounded=has_budget, timeout_s=options.get("timeout_s"))
+
+    def _observers(self, options: MapOptions) -> list[Callable[[RunEvent], None]]:
+        shown = options.get("progress")
+        observers: list[Callable[[RunEvent], None]] = []
+        if self._shows_progress if shown is None else shown:
+            from fanout.progress import Progress
+
+            observers.append(Progress())
+        if (on_event := options.get("on_event")) is not None:
+            observers.append(on_event)
+        return observers
+
+
+class Estimates:
+    """How long the tasks of kernels take, of those that ran last: the next run begins with it."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[str, Estimate] = OrderedDict()
+
+    def of(self, kernel: str) -> Estimate | None:
+        """What is known of a kernel."""
+        return self._kept.get(kernel)
+
+    def keep(self, kernel: str, grouping: Grouping) -> None:
+        """Remember what a run has found, if it has."""
+        if grouping.estimate is None:
+            return
+        self._kept[kernel] = grouping.estimate
+        self._kept.move_to_end(kernel)
+        if len(self._kept) > _ESTIMATES_KEPT:
+            self._kept.popitem(last=False)

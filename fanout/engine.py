@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import logging
 from collections import deque
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from fanout.backends import AttemptError
 from fanout.errors import BackendError, DecodeError
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
     from fanout.request import Request
     from fanout.scheduler import Scheduler
     from fanout.tasks import Environment, Outcome
+
+_LOG: Final = logging.getLogger("fanout")
 
 
 class Engine:
@@ -138,11 +141,14 @@ class Engine:
 
     async def __aexit__(self, _: object, error: BaseException | None, __: object) -> None:
         pulling = self._intake.stop()
+        is_cut_short = not self._scheduler.is_finished or self._error is not None
         self._feed(Cancelled())
         if self._timer is not None:
             self._timer.cancel()
-        self._leave_orphans()
-        tasks = [*self._given_up, *self._attempts.values()]
+        self._leave_orphans(logging.WARNING if is_cut_short else logging.INFO)
+        tasks = [*self._given_up]
+        if self._orphans is None:
+            tasks += self._attempts.values()
         for task in tasks:
             if not task.cancelling():  # what is cleaning up already shall not be disturbed
                 task.cancel()
@@ -165,14 +171,24 @@ class Engine:
             if isinstance(error, asyncio.CancelledError):
                 raise error
 
-    def _leave_orphans(self) -> None:
+    def _leave_orphans(self, level: int) -> None:
         """Attempts that can't be stopped go on, so that it is known for how long they do."""
-        if self._orphans is None or not self._attempts or not self._scheduler.in_flight:
+        if self._orphans is None or not self._attempts:
             return
+        count, billed = len(self._attempts), self._backend.billed
+        _LOG.log(
+            level,
+            "fanout: %d attempt%s in flight at the end of run %s can't be stopped: on %s they run "
+            "on and are billed until they end%s",
+            count,
+            "" if count == 1 else "s",
+            self._run,
+            self._backend.name,
+            "" if billed is None else f", after {billed.timeout_s:g} s at the latest",
+        )
         for task in self._attempts.values():
             self._orphans.add(task)
             task.add_done_callback(self._orphans.discard)
-        self._attempts = {}
 
     async def finished(self) -> None:
         """Wait for the end of the run.

@@ -392,9 +392,7 @@ async def test_expired_credentials_are_asked_for_again() -> None:
 # ---- the end ----
 
 
-async def test_a_map_that_is_cancelled_closes_its_connections_and_says_what_runs_on(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+async def test_a_map_that_is_cancelled_says_what_runs_on(caplog: pytest.LogCaptureFixture) -> None:
     async with opened(lambda _number, _run: None) as (ex, service):
         task = asyncio.create_task(ex.map(square, range(30)))
         while len(service.hung) < 8:
@@ -402,12 +400,35 @@ async def test_a_map_that_is_cancelled_closes_its_connections_and_says_what_runs
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        while service.lost < 8:
-            await asyncio.sleep(0.001)
         (warning,) = warnings_of(caplog)
-        assert "8 invocations of f given up" in warning
+        assert "8 attempts in flight" in warning
         assert "billed" in warning
         assert "60 s" in warning
+        capacity = ex.backend.capacity
+        assert capacity is not None
+        assert (service.lost, capacity.in_flight) == (0, 8)
+    while service.lost < 8:
+        await asyncio.sleep(0.001)
+    assert capacity.in_flight == 0
+    assert len(warnings_of(caplog)) == 1
+
+
+async def test_what_runs_on_of_an_old_map_leaves_room_when_it_has_ended() -> None:
+    """Or a map would be refused for what another one has started, and left alone."""
+    async with opened(lambda number, run: run() if number else None) as (ex, service):
+        capacity = ex.backend.capacity
+        assert capacity is not None
+        task = asyncio.create_task(ex.map(square, [1]))
+        while not service.hung:
+            await asyncio.sleep(0.001)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await ex.map(square, range(30)) == [n * n for n in range(30)]
+        assert capacity.in_flight == 1
+        service.hung[0].respond(error(500, "ServiceException"))
+        while capacity.in_flight:
+            await asyncio.sleep(0.001)
 
 
 async def test_a_map_that_ends_by_itself_warns_of_nothing(caplog: pytest.LogCaptureFixture) -> None:

@@ -265,7 +265,6 @@ class Lambda:
         """Close all connections."""
         if self._larger is not None:
             await self._larger.aclose()
-        self._invocations.tell_given_up()
         self._is_open = False
         await self._shipping.aclose()
         await self._invoker.__aexit__(None, None, None)

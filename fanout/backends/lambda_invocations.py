@@ -1,16 +1,14 @@
 """Invocations of one function: a message there, and its reply, or why there is none.
 
 What went wrong is told in the terms of `retry`; nothing is sent again here. An invocation can't be
-cancelled: one that is given up runs on, which is told.
+cancelled: one that is given up runs on.
 """
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from fanout.backends import AttemptError
 from fanout.backends.answer_form import AnswerForm
@@ -32,8 +30,6 @@ if TYPE_CHECKING:
     from fanout.request import Request
     from fanout.spilled import Spill
 
-_LOG: Final = logging.getLogger("fanout")
-
 
 class Invocations:
     """Those of one function.
@@ -52,7 +48,6 @@ class Invocations:
         self.in_flight = 0
         self._invoker = invoker
         self._form = AnswerForm()
-        self._given_up = 0
 
     async def exchange(
         self, request: Request, message: Message, started: Callable[[], None]
@@ -108,9 +103,6 @@ class Invocations:
         try:
             started()
             return await self._invoker.invoke(body)
-        except asyncio.CancelledError:
-            self._gave_up()
-            raise
         except CertificateError as error:
             raise AttemptError(self._untrusted(error)) from error
         except BackendError as error:
@@ -159,22 +151,3 @@ class Invocations:
             "organisation is in between, set AWS_CA_BUNDLE to its certificates"
         )
         return Failure(kind=FailureKind.REFUSED, error=BackendError(message), is_fatal=True)
-
-    def _gave_up(self) -> None:
-        """Tell of invocations that go on without us, once for all that are given up together."""
-        self._given_up += 1
-        if self._given_up == 1:
-            asyncio.get_running_loop().call_soon(self.tell_given_up)
-
-    def tell_given_up(self) -> None:
-        """Tell of those that are given up and not told of yet."""
-        count, self._given_up = self._given_up, 0
-        if count:
-            _LOG.warning(
-                "fanout: %d invocation%s of %s given up; Lambda can't cancel them: they run on, "
-                "and are billed, until they end or reach the function's timeout of %g s",
-                count,
-                "" if count == 1 else "s",
-                self.about.function,
-                self.about.timeout_s,
-            )

@@ -238,7 +238,7 @@ class BudgetExceededError(FanoutError):
         super().__init__(
             f"the run has cost {spent_gb_s:.6g} GB-seconds and may cost max_gb_s={max_gb_s:.6g}, "
             f"which leaves too little for an attempt that takes {worst_gb_s:.6g} at worst: raise "
-            f"max_gb_s, or lower timeout_s or the function's memory, which set the worst{kept}"
+            f"max_gb_s, or use a function with less memory{kept}"
         )
         self.spent_gb_s = spent_gb_s
         self.max_gb_s = max_gb_s

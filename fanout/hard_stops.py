@@ -125,6 +125,10 @@ class HardStops:
         """A task was ended by its deadline, alone: it gets more time."""
         self._factors[task] = self._factors.get(task, 1.0) * _GROWTH
 
+    def has_grown(self, tasks: Sequence[int]) -> bool:
+        """Whether this is a task that was stopped, so that it may cost more than others."""
+        return len(tasks) == 1 and tasks[0] in self._factors
+
     def forget(self, task: int) -> None:
         """It is settled."""
         if self._factors:

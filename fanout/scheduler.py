@@ -296,7 +296,7 @@ class Scheduler:
             return
         if not event.outcomes or left.issuperset(sent):
             left = frozenset()  # it made no progress, and would so for ever
-        if event.report is not None:
+        if event.report is not None and not _is_stopped(event.outcomes):
             done = [task for task in sent if task not in left] if left else sent
             self._supply.observe(done, event.report)
             if self._stops is not None:
@@ -495,15 +495,20 @@ class Scheduler:
             return
         fleet = self._supply.fleet()
         first = self._next_attempt
+        dear = []
         while self._has_room(fleet):
             if not self._flight.admits(now_s):
                 break
             tasks = self._supply.next_group(fleet, now_s)
             if not tasks:
                 break
-            if not self._launch_one(tasks, now_s):
-                self._supply.put_back(tasks)
-                break
+            if self._launch_one(tasks, now_s):
+                continue
+            dear.append(tasks)
+            if self._stops is None or not self._stops.has_grown(tasks):
+                break  # others cost as much; one that hangs shall not hold them up
+        for tasks in reversed(dear):
+            self._supply.put_back(tasks)
         self._supply.launched(self._next_attempt - 1, self._next_attempt - first, now_s)
         if not self._has_room(fleet):
             self._flight.rest()
@@ -593,6 +598,13 @@ class Scheduler:
             self._actions += [Ignore(number) for number in self._flight]
         self._flight.end(is_stopped=self._can_stop)
         self._actions.append(Finish(failure))
+
+
+def _is_stopped(outcomes: Sequence[Outcome[Any]]) -> bool:
+    """Whether an attempt did nothing but run into its deadline: that is no measurement."""
+    if len(outcomes) != 1 or (failure := outcomes[0].failure) is None:
+        return False
+    return failure.hard_s is not None
 
 
 def _add(due_s: list[float], at_s: float | None) -> None:

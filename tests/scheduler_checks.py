@@ -64,7 +64,8 @@ def invariants(scheduler: Scheduler) -> None:
     if due_s:
         assert scheduler._armed_s is not None, "something is due, and no wake-up is"
         assert scheduler._armed_s <= min(due_s)
-    if waiting and len(scheduler._flight) < scheduler._supply.fleet():
+    has_budget = scheduler._flight._budget is not None  # then they may wait for an answer
+    if waiting and not has_budget and len(scheduler._flight) < scheduler._supply.fleet():
         assert scheduler._armed_s is not None, "tasks wait out a pause, and no wake-up ends it"
         until_s = max(
             scheduler._flight._throttle.until_s, scheduler._supply._probing_until_s or -math.inf
@@ -93,6 +94,7 @@ def report_of(
     *,
     total_s: float,
     payload_bytes: int = 0,
+    setup_s: float = 0.0,
     compile_s: float = 0.0,
     environment: str = "e",
 ) -> AttemptReport:
@@ -102,7 +104,7 @@ def report_of(
         environment=Environment(id=environment, pid=1, machine="test"),
         is_cold=False,
         received_epoch_s=0.0,
-        setup_s=0.0,
+        setup_s=setup_s,
         kernel_s=total_s,
         compile_s=compile_s,
         total_s=total_s,

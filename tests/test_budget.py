@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from fanout.budget import Budget
+from fanout.budget import Billed, Budget
 from fanout.errors import UsageError
 
 
@@ -69,6 +69,32 @@ def test_what_ran_longer_than_its_worst_case_is_told_as_it_is() -> None:
     budget.settle(1, 12.0)
     assert (budget.spent_gb_s, budget.left_gb_s) == (12.0, -2.0)
     assert not budget.admits(0.0)
+
+
+def test_what_runs_on_beyond_its_worst_case_is_reserved_bit_by_bit() -> None:
+    """Its environment hangs, until the function's own timeout."""
+    budget = Budget(100.0, gb=1.0)
+    budget.reserve(1, 20.0, now_s=5.0, most_s=45.0)
+    reserved = []
+    for now_s in (24.0, 25.0, 34.0, 35.0, 45.0, 1000.0):
+        budget.tick(now_s)
+        reserved.append(budget.reserved_gb_s)
+    assert reserved == [20.0, 30.0, 30.0, 40.0, 45.0, 45.0]
+    budget.settle(1, 44.0)
+    assert (budget.spent_gb_s, budget.reserved_gb_s) == (44.0, 0.0)
+
+
+def test_what_has_ended_is_not_reserved_any_more() -> None:
+    budget = Budget(100.0, gb=1.0)
+    budget.reserve(1, 20.0, most_s=45.0)
+    budget.settle(1, 5.0)
+    budget.tick(50.0)
+    assert budget.reserved_gb_s == 0.0
+
+
+def test_an_attempt_is_billed_until_its_process_ends_or_the_service_ends_it() -> None:
+    billed = Billed(gb=1.0, timeout_s=60.0, init_s=10.0)
+    assert [billed.worst_s(ends_s) for ends_s in (None, 5.0, 100.0)] == [70.0, 15.0, 70.0]
 
 
 def test_it_is_hopeless_only_when_what_is_in_flight_can_not_make_room() -> None:

@@ -24,6 +24,8 @@ from tests.worker_checks import answer_of, journey, request_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from fanout.wire import Message
+
 
 def answered(
     kernel: Callable[[Any], Any],
@@ -287,3 +289,59 @@ def test_alone_a_task_that_runs_into_the_hard_deadline_has_timed_out() -> None:
     (outcome,) = within(hang_on_three, [3], hard_s=0.1).outcomes
     assert isinstance(outcome.error, TaskTimeoutError)
     assert "0.1 s" in str(outcome.error)
+
+
+def test_the_worker_ends_its_process_when_an_attempt_takes_too_long_to_begin() -> None:
+    """As a kernel may take for ever to load."""
+    script = """
+import time, fanout
+from tests.test_worker_allowance import told
+class Slow:
+    def __reduce__(self):
+        return time.sleep, (60,)
+    def __call__(self, _):
+        pass
+told(Slow(), ends_s=0.2)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=50, check=False
+    )
+    assert done.returncode == 1
+    assert "Timeout" in done.stderr
+
+
+def test_the_watchdog_keeps_to_the_end_of_the_attempt_when_tasks_have_a_timeout() -> None:
+    script = """
+import ctypes
+from tests.test_worker_allowance import told
+def kernel(_):
+    ctypes.PyDLL(None).usleep(60_000_000)  # PyDLL keeps the GIL
+told(kernel, ends_s=0.5, timeout_s=30.0)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=25, check=False
+    )
+    assert done.returncode == 1
+    assert "in kernel" in done.stderr
+
+
+def test_an_attempt_that_ends_in_time_leaves_no_watchdog() -> None:
+    script = """
+import time
+from tests.test_worker_allowance import told
+told(abs, ends_s=0.3)
+time.sleep(0.6)
+print("alive")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stdout == "alive\n", done.stderr
+
+
+def told(kernel: Any, **deadlines: float) -> Message:
+    """Run a kernel as on Lambda, with these deadlines."""
+    request = request_of(prepare(kernel), [1])
+    request.head.update(deadlines)
+    allowance = Allowance(until_s=time.perf_counter() + 60, service_s=60.0, reply_bytes=1000)
+    return Worker().run(request, allowance)

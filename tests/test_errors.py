@@ -135,8 +135,7 @@ def test_an_exceeded_budget_says_what_was_spent_the_limit_and_what_to_do() -> No
     assert error.run is None
     assert str(error) == (
         "the run has cost 9.5 GB-seconds and may cost max_gb_s=10, which leaves too little for an "
-        "attempt that takes 0.75 at worst: raise max_gb_s, or lower timeout_s or the function's "
-        "memory, which set the worst"
+        "attempt that takes 0.75 at worst: raise max_gb_s, or use a function with less memory"
     )
 
 

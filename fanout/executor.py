@@ -11,6 +11,7 @@ import contextlib
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, TypeVarTuple, overload
 
 from fanout import config
+from fanout.backends import sharing
 from fanout.backends.chosen import chosen
 from fanout.errors import BudgetExceededError, UsageError
 from fanout.large_objects import LargeObjects
@@ -40,7 +41,8 @@ class Executor:
             coarse = await ex.map(simulate, coarse_grid)
             fine = await ex.map(simulate, refine(coarse))
 
-    Maps may run at the same time; they share the backend's workers.
+    Maps may run at the same time; they share the backend's workers. So do executors that are given
+    the same backend, or the same function of Lambda.
 
     Args:
         backend: Where to run; by default what `FANOUT_BACKEND` says, and that is this machine.
@@ -77,11 +79,11 @@ class Executor:
 
     async def __aenter__(self) -> Self:
         """Open the backend."""
-        await self._backend.start()
+        await sharing.start(self._backend)
         try:
             await self._objects.start()
         except BaseException:
-            await self._backend.aclose()
+            await sharing.close(self._backend)
             raise
         self._is_open = True
         return self
@@ -92,11 +94,11 @@ class Executor:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Close the backend; leaves no process behind."""
+        """Close the backend, unless another executor has it; leaves no process behind."""
         self._is_open = False
         try:
             await self._setup.aclose()
-            await self._backend.aclose()
+            await sharing.close(self._backend)
         finally:
             await self._objects.aclose()
 

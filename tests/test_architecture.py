@@ -56,7 +56,7 @@ LAYERS = [
     {"backends", "backends.local", "backends.local_process", "backends.aws_lambda"}
     | {"backends.shipping", "backends.lambda_function", "backends.lambda_messages"}
     | {"backends.lambda_invocations"},
-    {"backends.chosen"},
+    {"backends.chosen", "backends.sharing"},
     {"stores.keys", "stores.s3_errors", "stores.s3_bodies"},
     {"stores.s3_client"},
     {"stores.s3_parts"},

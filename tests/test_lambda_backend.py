@@ -487,3 +487,53 @@ async def test_an_endpoint_that_breaks_on_bytes_is_asked_for_json_from_then_on()
         assert run.results == [x * x for x in range(40)]
         accepts = [json.loads(body)["accepts"] for body in service.invocations]
         assert accepts.count("bytes") == 1
+
+
+# ---- several executors ----
+
+
+async def test_maps_may_share_a_backend_and_the_last_one_closes_it() -> None:
+    async with FakeLambda().serving() as service:
+        backend = service.backend()
+        long, short = await asyncio.gather(
+            fanout.map(square, range(100), group=1, backend=backend),
+            fanout.map(square, range(3), backend=backend),
+        )
+        assert (long[-1], short) == (99 * 99, [0, 1, 4])
+        assert await fanout.map(square, [5], backend=backend) == [25]
+
+
+async def test_executors_on_one_function_keep_within_its_limit_together() -> None:
+    async with (
+        FakeLambda(lambda _number, _run: None).serving() as service,
+        fanout.Executor(service.backend()) as one,
+        fanout.Executor(service.backend()) as two,
+        fanout.Executor(service.backend(function="g")) as other,
+    ):
+        assert one.backend.capacity is two.backend.capacity is not None
+        assert one.backend.capacity is not other.backend.capacity
+        maps = [asyncio.create_task(ex.map(square, range(60), group=1)) for ex in (one, two)]
+        while len(service.hung) < 8:
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(0.1)
+        assert len(service.hung) == 8
+        for task in maps:
+            task.cancel()
+        await asyncio.gather(*maps, return_exceptions=True)
+
+
+async def test_a_backend_is_used_in_one_event_loop_at_a_time() -> None:
+    async with opened() as (ex, _):
+        with pytest.raises(UsageError, match="another event loop"):
+            await asyncio.to_thread(asyncio.run, fanout.map(square, [1], backend=ex.backend))
+        assert await ex.map(square, [2]) == [4]
+
+
+async def test_a_backend_that_could_not_be_started_can_be_tried_again() -> None:
+    async with FakeLambda().serving() as service:
+        backend = service.backend()
+        service.refusals["configuration"] = error(403, "AccessDeniedException")
+        with pytest.raises(BackendError):
+            await fanout.map(square, [1], backend=backend)
+        del service.refusals["configuration"]
+        assert await fanout.map(square, [2], backend=backend) == [4]

@@ -8,9 +8,11 @@ far end is `fanout.handler`, which stops tasks itself: an invocation can't be ca
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from fanout.backends import AttemptError
 from fanout.backends.lambda_function import look, parted
@@ -38,6 +40,12 @@ if TYPE_CHECKING:
 _LOG: Final = logging.getLogger("fanout")
 # Beyond the function's own timeout: a cold start, and the way there and back.
 _READ_MARGIN_S: Final = 30.0
+# Executors that have backends of their own, on one function, don't fight either.
+_CAPACITIES: Final[
+    WeakKeyDictionary[
+        asyncio.AbstractEventLoop, WeakValueDictionary[tuple[str, int, RateLimit], Capacity]
+    ]
+] = WeakKeyDictionary()
 
 
 class Lambda:
@@ -226,10 +234,9 @@ class Lambda:
         self._concurrency = min(known.concurrency, self._wanted or known.concurrency) or 1
         self._invocations.about = known.about
         self._invoker.read_timeout_s = known.about.timeout_s + _READ_MARGIN_S
-        self._capacity = Capacity(
-            self._concurrency,
-            growth=GROWTH,
-            rate=self._rate or requests_of(self._concurrency),
+        where = f"{self._invoker.url} {self._invoker.region} {self._function} {self._qualifier}"
+        self._capacity = _capacity_of(
+            where, self._concurrency, self._rate or requests_of(self._concurrency)
         )
         _allow_sockets(self._concurrency)
 
@@ -268,6 +275,15 @@ class Lambda:
         self._is_open = False
         await self._shipping.aclose()
         await self._invoker.__aexit__(None, None, None)
+
+
+def _capacity_of(function: str, limit: int, rate: RateLimit) -> Capacity:
+    """One for all that use the function in an event loop, and want the same of it."""
+    known = _CAPACITIES.setdefault(asyncio.get_running_loop(), WeakValueDictionary())
+    capacity = known.get((function, limit, rate))
+    if capacity is None:
+        capacity = known[function, limit, rate] = Capacity(limit, growth=GROWTH, rate=rate)
+    return capacity
 
 
 def _allow_sockets(count: int) -> None:

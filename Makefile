@@ -33,6 +33,9 @@ bench: $(VENV)/.test $(STANDS)/.installed
 	$(BIN)/python tests/bench/invoke_path.py
 	$(BIN)/python tests/bench/emulator_rate.py
 	$(BIN)/python tests/bench/data_path.py
+	$(BIN)/python tests/bench/throttle.py
+	$(BIN)/python tests/bench/policies.py --quick
+	$(BIN)/python tests/bench/scheduler_cost.py
 
 clean:
 	rm -rf $(VENV) $(STANDS) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

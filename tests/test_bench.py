@@ -24,6 +24,10 @@ BENCH = Path(__file__).parent / "bench"
         ("data_path.py", ["put_mb_s", "get_mb_s", "encode_vs_pickle_base64"]),
         ("throttle.py", ["makespan_vs_best", "hidden_throttles_per_task"]),
         ("policies.py", ["over_ideal", "makespan_vs_none"]),
+        (
+            "scheduler_cost.py",
+            ["us_per_task", "us_per_task_vs_asyncio_queue", "peak_mb_100k_stream"],
+        ),
     ],
 )
 def test_a_benchmark_gives_its_ratios_as_json(bench: str, ratios: list[str]) -> None:
@@ -42,4 +46,7 @@ def test_a_benchmark_gives_its_ratios_as_json(bench: str, ratios: list[str]) -> 
 def test_every_benchmark_is_run() -> None:
     names = {path.name for path in BENCH.glob("*.py")}
     of_lambda = {"invoke_path.py", "emulator_rate.py", "data_path.py"}
-    assert names == {"local_overhead.py", "policies.py", "throttle.py"} | of_lambda
+    of_the_core = {"policies.py", "scheduler_cost.py", "throttle.py"}
+    assert names == {"local_overhead.py"} | of_the_core | of_lambda
+    run = (BENCH.parents[1] / "Makefile").read_text(encoding="utf-8")
+    assert all(f"tests/bench/{name}" in run for name in names)

@@ -81,9 +81,9 @@ async def test_pickle_is_refused_on_both_sides_if_so_wished() -> None:
 async def test_there_are_never_more_connections_than_the_concurrency() -> None:
     async with opened() as (ex, service):
         service.unreserved = 3
-        await ex.map(square, range(100), group=1)
+        await ex.map(square, range(30), group=1)
     async with opened(concurrency=3) as (ex, service):
-        await ex.map(square, range(100), group=1)
+        await ex.map(square, range(30), group=1)
         # The two of the control plane are botocore's.
         assert service.open_connections <= 3 + 3
 
@@ -297,13 +297,13 @@ async def test_what_may_pass_is_tried_again(answer: Response) -> None:
 
 async def test_throttling_costs_a_task_none_of_its_attempts() -> None:
     def mostly(number: int, run: Callable[[], Response]) -> Response:
-        return error(429, "TooManyRequestsException") if number % 5 else run()
+        return error(429, "TooManyRequestsException") if number % 3 else run()
 
     async with opened(mostly) as (ex, _):
         run = await ex.run(
-            square, range(20), group=1, retry=RetryPolicy(max_attempts=1, base_s=0.001)
+            square, range(6), group=1, retry=RetryPolicy(max_attempts=1, base_s=0.001)
         )
-        assert run.results == [x * x for x in range(20)]
+        assert run.results == [x * x for x in range(6)]
         assert {outcome.attempts for outcome in run.outcomes} == {1}
 
 

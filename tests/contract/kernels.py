@@ -130,6 +130,23 @@ def exits_on_seven(chunk: int) -> int:
     return chunk
 
 
+def marked(where: tuple[str, int]) -> int:
+    """Leave a byte in a file for each time that it runs."""
+    folder, number = where
+    with open(f"{folder}/{number}", "ab") as file:
+        file.write(b"x")
+    return number
+
+
+def dies_at_first(where: tuple[str, int]) -> int:
+    """Of ten, one ends its process when it runs for the first time."""
+    folder, number = where
+    if number % 10 == 3 and not os.path.exists(f"{folder}/{number}"):
+        with open(f"{folder}/{number}", "ab"):
+            os._exit(3)
+    return number
+
+
 def hangs_on_seven(chunk: int) -> int:
     until_s = time.monotonic() + BOUND_S
     while chunk == 7 and time.monotonic() < until_s:

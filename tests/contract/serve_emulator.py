@@ -15,17 +15,24 @@ import sys
 from pathlib import Path
 
 from fanout.emulator import Emulator
+from tests.contract.stands import REQUESTS_PER_S, ROOT
 
 
 async def serve(ready: Path, concurrency: int, timeout_s: float, functions: list[str]) -> None:
     """Serve until cancelled."""
-    root = Path(__file__).parents[2]
     async with contextlib.AsyncExitStack() as running:
         variables = {}
         for function in functions:
             name, _, handler = function.partition("=")
             emulator = await running.enter_async_context(
-                Emulator(name, handler, concurrency=concurrency, timeout_s=timeout_s, path=[root])
+                Emulator(
+                    name,
+                    handler,
+                    concurrency=concurrency,
+                    requests_per_s=2 * REQUESTS_PER_S,
+                    timeout_s=timeout_s,
+                    path=[ROOT],
+                )
             )
             variables[name] = emulator.variables
         partial = ready.with_suffix(".partial")

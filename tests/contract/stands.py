@@ -41,6 +41,7 @@ REGION: Final = "us-east-1"
 KEYS: Final = ("AKIAFANOUTCONTRACT00", "secret/of/the/contract/tests/0123456789")
 CONCURRENCY: Final = 2
 TIMEOUT_S: Final = 30
+REQUESTS_PER_S: Final = 1000
 
 _HANDLERS: Final = {
     FUNCTION: "fanout.handler.handle",
@@ -92,11 +93,18 @@ class Stand:
 def lambda_at(
     url: str, keys: tuple[str, str], function: str = FUNCTION, *, concurrency: int | None = None
 ) -> fanout.Lambda:
-    """A function at this endpoint, used with these keys."""
+    """A function at this endpoint, used with these keys.
+
+    Ten requests a second for each environment, as AWS has it, would be what most tests wait for.
+    """
     import fanout
 
     return fanout.Lambda(
-        function, session=session_of(keys), endpoint_url=url, concurrency=concurrency
+        function,
+        session=session_of(keys),
+        endpoint_url=url,
+        concurrency=concurrency,
+        rate=fanout.RateLimit(per_s=REQUESTS_PER_S, burst=REQUESTS_PER_S),
     )
 
 

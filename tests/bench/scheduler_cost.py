@@ -42,7 +42,7 @@ from typing import TYPE_CHECKING, Final
 if __name__ == "__main__":  # started as a script, Python sees the files beside it only
     sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from fanout.budget import Budget
+from fanout.budget import Billed, Budget
 from fanout.capacity import Capacity
 from fanout.events import (
     AttemptAnswered,
@@ -57,6 +57,7 @@ from fanout.events import (
 )
 from fanout.fleet import FleetModel
 from fanout.grouping import Grouping, GroupPolicy
+from fanout.hard_stops import HardStops
 from fanout.hedging import Hedging
 from fanout.scheduler import Scheduler
 from fanout.simulator import lambda_grouping
@@ -114,8 +115,8 @@ class Case:
             hedging=Hedging(gb=_GB),
             storm=StormGuard(),
             budget=Budget(1e9, _GB),
-            worst_s=_FLEET.timeout_s,
-            gb=_GB,
+            stops=HardStops(is_bounded=True),
+            billed=Billed(gb=_GB, timeout_s=_FLEET.timeout_s),
             total=total,
             is_consumed=is_stream,
         )

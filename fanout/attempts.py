@@ -18,24 +18,27 @@ class Attempts:
 
     Args:
         unsettled: The tasks that are not settled; somebody else keeps it.
+
+    Attributes:
+        carried: What each attempt in flight was sent with; to be read only.
     """
 
     def __init__(self, unsettled: set[int]) -> None:
         self._unsettled = unsettled
-        self._tasks: dict[int, Sequence[int]] = {}
+        self.carried: dict[int, Sequence[int]] = {}
         self._sharing: set[int] = set()  # attempts in flight whose tasks were sent twice
         self._holders: dict[int, set[int]] = {}  # of such tasks, if unsettled: who has them
         self._idle: set[int] = set()  # attempts that owe nothing any more
         self._launched_s: dict[int, float] = {}
 
     def __len__(self) -> int:
-        return len(self._tasks)
+        return len(self.carried)
 
     def __contains__(self, number: int) -> bool:
-        return number in self._tasks
+        return number in self.carried
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self._tasks)
+        return iter(self.carried)
 
     @property
     def idle(self) -> int:
@@ -44,7 +47,7 @@ class Attempts:
 
     def tasks_of(self, number: int) -> Sequence[int]:
         """What an attempt was sent with; nothing if it is not in flight."""
-        return self._tasks.get(number, ())
+        return self.carried.get(number, ())
 
     def launched_s(self, number: int) -> float:
         """When it was launched."""
@@ -52,7 +55,7 @@ class Attempts:
 
     def unsettled_of(self, number: int) -> list[int]:
         """Those of its tasks that nobody has settled."""
-        return [task for task in self._tasks[number] if task in self._unsettled]
+        return [task for task in self.carried[number] if task in self._unsettled]
 
     def add(
         self, number: int, tasks: Sequence[int], now_s: float, *, covers: int | None = None
@@ -65,7 +68,7 @@ class Attempts:
             now_s: When.
             covers: The attempt that has them already.
         """
-        self._tasks[number] = tasks
+        self.carried[number] = tasks
         self._launched_s[number] = now_s
         if covers is not None:
             self._sharing.update((number, covers))
@@ -78,7 +81,7 @@ class Attempts:
         Returns:
             Those of its tasks that are unsettled, and of these those that no other attempt has.
         """
-        tasks = self._tasks.pop(number)
+        tasks = self.carried.pop(number)
         del self._launched_s[number]
         if number not in self._sharing:
             return tasks, tasks
@@ -105,7 +108,7 @@ class Attempts:
 
     def clear(self) -> None:
         """All have ended."""
-        self._tasks.clear()
+        self.carried.clear()
         self._launched_s.clear()
         self._sharing.clear()
         self._holders.clear()

@@ -45,6 +45,7 @@ class Flight:
 
     Attributes:
         seat: The run's place at the capacity.
+        carried: What each attempt in flight was sent with; to be read only.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Flight:
         billed: Billed | None = None,
     ) -> None:
         self._attempts = Attempts(unsettled)
+        self.carried = self._attempts.carried
         self._throttle = Throttle(retry, rng)
         self._capacity = capacity
         self._hedging = hedging

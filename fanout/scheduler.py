@@ -149,6 +149,7 @@ class Scheduler:
         self._retry = retry or RetryPolicy()
         self._timeout_s = timeout_s
         self._can_stop = can_stop
+        self._hedges = hedging is not None and is_idempotent
         self._gb = billed.gb if billed is not None else 1.0
         self._stops = stops
         self._is_ordered = is_ordered
@@ -168,6 +169,7 @@ class Scheduler:
             budget=budget,
             billed=billed,
         )
+        self._carried = self._flight.carried
         # Of attempts that have started. All timeouts are equal, so they expire in the order of the
         # starts. Ordered, since dict is slow at giving up its first key.
         self._deadlines: OrderedDict[int, float] = OrderedDict()
@@ -199,7 +201,7 @@ class Scheduler:
     @property
     def in_flight(self) -> int:
         """Attempts in flight."""
-        return len(self._flight)
+        return len(self._carried)
 
     @property
     def timeout_s(self) -> float | None:
@@ -252,8 +254,9 @@ class Scheduler:
                 self._on_started(number, now_s)
                 if self._timeout_s is None:
                     return []
-            case Consumed(count=count):
+            case Consumed(count=count):  # which only `wanted` has to do with
                 self._unconsumed = max(0, self._unconsumed - count)
+                return []
             case AttemptFailed(attempt=number, failure=failure):
                 self._on_failed(number, failure, now_s)
             case InputEnded():
@@ -282,9 +285,8 @@ class Scheduler:
 
     def _on_answered(self, event: AttemptAnswered, now_s: float) -> None:
         number = event.attempt
-        if number not in self._flight:
+        if (sent := self._carried.get(number)) is None:
             return  # ignored before it answered
-        sent = self._flight.tasks_of(number)
         self._deadlines.pop(number, None)
         tasks, own = self._flight.answered(number, now_s, event.report)
         self._reached()
@@ -324,7 +326,7 @@ class Scheduler:
 
         A new environment would begin when these have ended.
         """
-        if self._supply or not self._supply.has_ended:
+        if self._supply.waiting or not self._supply.has_ended:
             self._supply.put_back(tasks)
         else:
             idle = self._flight.idle(now_s, self._limit)
@@ -487,19 +489,23 @@ class Scheduler:
     def _launch(self, now_s: float) -> None:
         if self.is_finished:
             return
-        is_paused = self._flight.is_paused(now_s)
-        if not is_paused:
+        supply, flight = self._supply, self._flight
+        is_paused = flight.is_paused(now_s)
+        if self._hedges and not is_paused:
             self._cover(now_s)  # first of all, or it would never get a place
-        if is_paused or not self._supply:
-            self._flight.rest()
+        if is_paused or not supply.waiting:
+            flight.rest()
             return
-        fleet = self._supply.fleet()
+        if len(self._carried) >= self._limit:
+            flight.rest()
+            return
+        fleet = supply.fleet()
         first = self._next_attempt
         dear = []
-        while self._has_room(fleet):
-            if not self._flight.admits(now_s):
+        while supply.waiting and len(self._carried) < fleet:
+            if not flight.admits(now_s):
                 break
-            tasks = self._supply.next_group(fleet, now_s)
+            tasks = supply.next_group(fleet, now_s)
             if not tasks:
                 break
             if self._launch_one(tasks, now_s):
@@ -508,17 +514,13 @@ class Scheduler:
             if self._stops is None or not self._stops.has_grown(tasks):
                 break  # others cost as much; one that hangs shall not hold them up
         for tasks in reversed(dear):
-            self._supply.put_back(tasks)
-        self._supply.launched(self._next_attempt - 1, self._next_attempt - first, now_s)
-        if not self._has_room(fleet):
-            self._flight.rest()
-        elif not self._flight and (over := self._flight.overdraft) is not None:
+            supply.put_back(tasks)
+        supply.launched(self._next_attempt - 1, self._next_attempt - first, now_s)
+        if not (supply.waiting and len(self._carried) < fleet):
+            flight.rest()
+        elif not self._carried and (over := flight.overdraft) is not None:
             error = BudgetExceededError(*over)
             self._end(Failure(kind=FailureKind.REFUSED, error=error, is_fatal=True))
-
-    def _has_room(self, fleet: int) -> bool:
-        """Whether this run would launch something, if the service takes it."""
-        return bool(self._supply) and len(self._flight) < fleet
 
     def _launch_one(self, tasks: Sequence[int], now_s: float, *, covers: int | None = None) -> bool:
         """Launch these as an attempt, if the budget has enough for it; say whether."""
@@ -549,20 +551,20 @@ class Scheduler:
 
     def _cover(self, now_s: float) -> None:
         """Send the tasks of silent attempts a second time."""
-        free = self._limit - len(self._flight)
+        free = self._limit - len(self._carried)
         self._is_cover_held = False
         if free <= 0:
             return
         expected_s = self._grouping.expected_s(self._supply.amount)
         silent = self._flight.silent(
             now_s,
-            is_queue_empty=not self._supply,
+            is_queue_empty=not self._supply.waiting,
             free=free,
             est_gb_s=(expected_s or 0.0) * self._gb,
         )
         for number, pieces in silent:
             for piece in pieces:
-                if len(self._flight) >= self._limit:
+                if len(self._carried) >= self._limit:
                     return
                 if not self._flight.admits(now_s):
                     self._is_cover_held = True
@@ -580,17 +582,23 @@ class Scheduler:
         if self._deadlines:
             due_s.append(next(iter(self._deadlines.values())))
         _add(due_s, self._supply.due_s(now_s))
-        if self._flight.is_paused(now_s):
-            if self._supply or self._flight.is_watched:
-                _add(due_s, self._flight.opens_s(now_s))
-        elif self._is_cover_held or self._has_room(self._supply.fleet()):
+        if self._would_launch(now_s):
             _add(due_s, self._flight.opens_s(now_s))
-        _add(due_s, self._flight.silent_s(now_s, is_queue_empty=not self._supply))
+        _add(due_s, self._flight.silent_s(now_s, is_queue_empty=not self._supply.waiting))
         if self._armed_s is not None and self._armed_s <= now_s:
             self._armed_s = None
         if due_s and (self._armed_s is None or min(due_s) < self._armed_s):
             self._armed_s = min(due_s)
             self._actions.append(WakeAt(self._armed_s))
+
+    def _would_launch(self, now_s: float) -> bool:
+        """Whether it would launch something as soon as it may."""
+        waiting, in_flight = self._supply.waiting, len(self._carried)
+        if self._flight.is_paused(now_s):
+            return bool(waiting) or self._flight.is_watched
+        if self._is_cover_held:
+            return True
+        return bool(waiting) and in_flight < self._limit and in_flight < self._supply.fleet()
 
     def _end(self, failure: Failure | None) -> None:
         self.is_finished = True

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from fanout.task_queue import TaskQueue
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from fanout.grouping import Grouping
     from fanout.tasks import AttemptReport
@@ -40,7 +40,8 @@ class Supply:
         least_window: So many chunks may be pulled ahead in any case.
 
     Attributes:
-        offered: How many tasks there were so far.
+        waiting: How many tasks wait.
+        offered: How many there were so far.
         has_ended: No more will come.
         window: Most chunks that may be pulled from the input and not yet be consumed.
     """
@@ -60,23 +61,16 @@ class Supply:
         self._bursting: tuple[int, int, float] | None = None  # last attempt, how many, since when
         self._compiled: set[str] = set()  # environments in which numba compiled
         self._offered_amount = 0.0
+        self.waiting = 0
         self.offered = 0
         self.has_ended = False
         self.window = max(least_window, grouping.window(limit, total))
-
-    def __bool__(self) -> bool:
-        return bool(self._queue or self._cut or self._probes)
 
     def __iter__(self) -> Iterator[int]:
         yield from self._queue
         for tasks in self._cut:
             yield from tasks
         yield from self._probes
-
-    @property
-    def has_queue(self) -> bool:
-        """Whether tasks wait that aren't cut into groups yet."""
-        return bool(self._queue)
 
     # ---- what comes ----
 
@@ -85,6 +79,7 @@ class Supply:
         assert first == self.offered, "chunks are offered in order, each once"
         tasks = range(first, first + count)
         self.offered += count
+        self.waiting += count
         self._offered_amount += count if weights is None else sum(weights)
         self._queue.add(tasks, weights)
         return tasks
@@ -94,20 +89,23 @@ class Supply:
 
         It may be on its own because of a crash.
         """
+        self.waiting += len(tasks)
         if len(tasks) > 1:
             self._queue.put_back(tasks, first=first)
         elif first:
             self._cut.extendleft([task] for task in tasks)
         else:
-            self.put_back_alone(tasks)
+            self._cut.extend([task] for task in tasks)
 
     def put_back_cut(self, tasks: Sequence[int], pieces: int) -> None:
         """Send these again next, in so many groups."""
+        self.waiting += len(tasks)
         for start in range(min(pieces, len(tasks))):
             self._cut.append(list(tasks[start::pieces]))
 
-    def put_back_alone(self, tasks: Iterable[int]) -> None:
+    def put_back_alone(self, tasks: Sequence[int]) -> None:
         """Send each of these again, on its own."""
+        self.waiting += len(tasks)
         self._cut.extend([task] for task in tasks)
 
     def forget(self, task: int) -> None:
@@ -127,6 +125,11 @@ class Supply:
             fleet: How many attempts there are to be in flight.
             now_s: When.
         """
+        tasks = self._next_group(fleet, now_s)
+        self.waiting -= len(tasks)
+        return tasks
+
+    def _next_group(self, fleet: int, now_s: float) -> list[int]:
         if self._cut:
             return self._cut.popleft()
         if self._is_probing(now_s):

@@ -571,7 +571,7 @@ class Laws(RuleBasedStateMachine):
         if self.finish is not None:
             assert actions == [], "nothing follows the end"
             return
-        if not isinstance(happens, AttemptStarted):  # which is nothing to a run without timeout_s
+        if not isinstance(happens, AttemptStarted | Consumed):  # which launch nothing
             self.handled_s = self.now_s
         if step.ends is None:
             self._foretell_timeouts(step)

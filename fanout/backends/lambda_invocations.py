@@ -48,6 +48,7 @@ class Invocations:
         self.in_flight = 0
         self._invoker = invoker
         self._form = AnswerForm()
+        self._has_replied = False
 
     async def exchange(
         self, request: Request, message: Message, started: Callable[[], None]
@@ -87,6 +88,7 @@ class Invocations:
         if failure is None:
             reply, came_as_bytes, failure = await self._read(answer, request.spill)
             shown = "json" if failure is not None else "bytes" if came_as_bytes else None
+            self._has_replied = self._has_replied or failure is None
         elif is_probe and failure.kind is FailureKind.CRASHED:
             # Some stand-ins for Lambda can't hand bytes over at all, and break the environment: so
             # the tasks may not be to blame.
@@ -122,6 +124,9 @@ class Invocations:
         failure = failure_of(answer.status, headers, answer.body, self.about)
         if failure is None:
             return None
+        if failure.is_fatal and answer.status == 200 and self._has_replied:
+            # It is a function of ours: the error was damaged on the way, most likely.
+            failure = Failure(kind=FailureKind.MAYBE_RAN, detail=failure.detail)
         if is_expired(answer.status, headers, answer.body):
             self._invoker.forget_credentials()
         if failure.kind is not FailureKind.CRASHED:

@@ -246,7 +246,6 @@ async def test_environments_that_die_do_none_of_that(
     assert set(os.listdir(tmp_path)) == {"3", "13", "23", "33"}  # those who died
 
 
-@pytest.mark.xfail(reason="it is taken for that of a handler which isn't ours", strict=True)
 async def test_a_function_error_that_is_damaged_ends_no_run() -> None:
     """Of a function that has answered as ours does, here once before."""
     damaged = function_error("Sandbox.Timedout", "Task timed out after 1.00 seconds")

@@ -13,7 +13,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import fanout.events as events
@@ -21,9 +21,10 @@ from fanout.budget import Billed
 from fanout.capacity import Capacity
 from fanout.errors import UsageError
 from fanout.fleet import Ending, Fleet, FleetModel, Invocation, Refusal, fork
-from fanout.grouping import Estimate, Grouping, GroupPolicy
+from fanout.grouping import Estimate, Grouping
 from fanout.hard_stops import HardStops
 from fanout.hedging import Hedging
+from fanout.lambda_figures import GROUPING
 from fanout.retry import Failure, FailureKind, RetryPolicy
 from fanout.scheduler import Scheduler
 from fanout.storm import StormGuard
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from random import Random
 
     from fanout.events import Action, Event, Launch
+    from fanout.grouping import GroupPolicy
 
 # What `spread` is if none is given. For pareto: a tail so heavy that it just has no variance.
 _SPREADS: Final = {"constant": 0.0, "lognormal": 0.5, "pareto": 2.0, "drifting": 9.0}
@@ -157,18 +159,10 @@ class SimulatedRun:
 
 
 def lambda_grouping(fleet: FleetModel, *, fixed: int | None = None) -> GroupPolicy:
-    """How a map on Lambda groups its tasks, unless there are `fixed` so many in each attempt.
-
-    The figures are those of `backends/aws_lambda.py`.
-    """
-    return GroupPolicy(
-        least_s=2.0,
-        most_s=min(60.0, fleet.timeout_s / 4),
-        tail_s=0.5,
-        tail_shares=1,
-        growth=64,
-        newest=0.1,
-        probes=16,
+    """How a map on Lambda groups its tasks, unless there are `fixed` so many in each attempt."""
+    return replace(
+        GROUPING,
+        most_s=min(GROUPING.most_s, fleet.timeout_s / 4),
         launches_per_s=fleet.launches_per_s,
         fixed=fixed,
     )

@@ -189,6 +189,7 @@ class Flight:
             covers: The attempt that has these tasks already.
         """
         self._attempts.add(number, tasks, now_s, covers=covers)
+        is_warm = self.idle(now_s, 0) > 0
         if self._capacity is not None and self.seat is not None:
             self._capacity.launched(self.seat, now_s)
         if self._storm is not None:
@@ -210,6 +211,7 @@ class Flight:
                 expected_s=expected_s,
                 soft_s=soft_s,
                 covers=covers,
+                is_warm=is_warm,
             )
 
     def answered(
@@ -344,8 +346,14 @@ class Flight:
         """
         if self._hedging is None or (self._storm is not None and not self._storm.is_calm):
             return []
-        due = self._hedging.due(now_s, is_queue_empty=is_queue_empty, free=free, est_gb_s=est_gb_s)
         warm = self.idle(now_s, 0)
+        due = self._hedging.due(
+            now_s,
+            is_queue_empty=is_queue_empty,
+            free=free,
+            warm_idle=warm,
+            est_gb_s=est_gb_s,
+        )
         covers = []
         for number in due:
             tasks = self._attempts.unsettled_of(number)

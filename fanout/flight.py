@@ -122,6 +122,10 @@ class Flight:
             return max(0, limit - len(self._attempts))
         return max(0, self._capacity.environments(now_s) - self._capacity.in_flight)
 
+    def warm(self, now_s: float) -> int:
+        """How many environments this run may use that need no start."""
+        return len(self._attempts) + self.idle(now_s, 0)
+
     def is_paused(self, now_s: float) -> bool:
         """Whether nothing at all is to be launched now."""
         return now_s < self._throttle.until_s

@@ -206,19 +206,20 @@ class Grouping:
         if took_s > 0:
             self._launches_per_s = min(count / took_s, self._policy.launches_per_s)
 
-    def fleet(self, amount: float | None, limit: int) -> int:
+    def fleet(self, amount: float | None, limit: int, *, warm: int = 0) -> int:
         """How many environments a run should use at once.
 
         Args:
             amount: Of the whole run; None while it is not known.
             limit: Most that there can be.
+            warm: How many there are, which cost no start.
         """
         if amount is None or not self._answers or math.isinf(self._launches_per_s):
             return limit
         work_s = self._unit_s * amount
         wanted = math.sqrt(work_s * self._launches_per_s) / 2
         if self._policy.start_s > 0:
-            wanted = min(wanted, max(_FEW, work_s / (_WORTH * self._policy.start_s)))
+            wanted = min(wanted, max(_FEW, warm, work_s / (_WORTH * self._policy.start_s)))
         fleet = max(1, min(limit, math.ceil(min(wanted, limit))))
         if amount > fleet and self._unit_s >= self._policy.least_s:
             # Tasks go one by one, and none shall go round once more for a few: 1000 of them on 800

@@ -493,7 +493,7 @@ class Scheduler:
         if is_paused or not self._supply:
             self._flight.rest()
             return
-        fleet = self._supply.fleet()
+        fleet = self._supply.fleet(self._flight.warm(now_s))
         first = self._next_attempt
         dear = []
         while self._has_room(fleet):
@@ -583,7 +583,7 @@ class Scheduler:
         if self._flight.is_paused(now_s):
             if self._supply or self._flight.is_watched:
                 _add(due_s, self._flight.opens_s(now_s))
-        elif self._is_cover_held or self._has_room(self._supply.fleet()):
+        elif self._is_cover_held or self._has_room(self._supply.fleet(self._flight.warm(now_s))):
             _add(due_s, self._flight.opens_s(now_s))
         _add(due_s, self._flight.silent_s(now_s, is_queue_empty=not self._supply))
         if self._armed_s is not None and self._armed_s <= now_s:

@@ -178,6 +178,11 @@ def test_a_few_environments_may_always_be_started() -> None:
     assert known(0.5).fleet(200, 20) == 20
 
 
+def test_environments_that_are_warm_cost_no_start() -> None:
+    assert known(0.5).fleet(2000, 1000, warm=400) == 400
+    assert known(0.5).fleet(2000, 1000, warm=900) == 708, "more would not be launched in time"
+
+
 def test_a_fleet_stays_while_it_is_nearly_right() -> None:
     grouping = known(1.0)
     assert grouping.fleet(1000, 1000) == 100

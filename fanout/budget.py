@@ -132,6 +132,9 @@ class Budget:
         self._reserved_ms += _billed_ms(worst_s)
         if most_s is not None and most_s > worst_s:
             heapq.heappush(self._ends, (now_s + worst_s, attempt, _billed_ms(most_s)))
+            if len(self._ends) > 2 * len(self._reservations) + 64:
+                self._ends = [end for end in self._ends if end[1] in self._reservations]
+                heapq.heapify(self._ends)
 
     def tick(self, now_s: float) -> None:
         """Reserve more for what should have ended, and has not."""

@@ -124,6 +124,10 @@ class Flight:
             return max(0, limit - len(self._attempts))
         return max(0, self._capacity.environments(now_s) - self._capacity.in_flight)
 
+    def warm(self, now_s: float) -> int:
+        """How many environments this run may use that need no start."""
+        return len(self._attempts) + self.idle(now_s, 0)
+
     def is_paused(self, now_s: float) -> bool:
         """Whether nothing at all is to be launched now."""
         return now_s < self._throttle.until_s
@@ -191,6 +195,7 @@ class Flight:
             covers: The attempt that has these tasks already.
         """
         self._attempts.add(number, tasks, now_s, covers=covers)
+        is_warm = self.idle(now_s, 0) > 0
         if self._capacity is not None and self.seat is not None:
             self._capacity.launched(self.seat, now_s)
         if self._storm is not None:
@@ -212,6 +217,7 @@ class Flight:
                 expected_s=expected_s,
                 soft_s=soft_s,
                 covers=covers,
+                is_warm=is_warm,
             )
 
     def answered(
@@ -346,8 +352,14 @@ class Flight:
         """
         if self._hedging is None or (self._storm is not None and not self._storm.is_calm):
             return []
-        due = self._hedging.due(now_s, is_queue_empty=is_queue_empty, free=free, est_gb_s=est_gb_s)
         warm = self.idle(now_s, 0)
+        due = self._hedging.due(
+            now_s,
+            is_queue_empty=is_queue_empty,
+            free=free,
+            warm_idle=warm,
+            est_gb_s=est_gb_s,
+        )
         covers = []
         for number in due:
             tasks = self._attempts.unsettled_of(number)

@@ -7,20 +7,25 @@ merely large: in simulation covers of unequal tasks cost a third more and hardly
 Two kinds of attempts:
 - *Sliced*: several tasks under a soft deadline. The worker stops between two of them, so the answer
   is due once start, soft deadline and one more task have passed. Then it is late; it is hung at
-  three soft deadlines more.
+  three soft deadlines more. To a start goes what starts take, if there was no idle environment to
+  have it, else only what warm ones take on the way: near the end, where all are warm, hangs show
+  3 s earlier (N=1000, 0.1 % hangs: 1.33 over ideal, not 1.55).
 - *Opaque*: one task, or no soft deadline. It is late beyond what nearly all others took, in units
   of what was expected of it (or in seconds, where nothing was); it is hung at four times the
   median. Quantiles are Kaplan and Meier's (JASA 53, 1958, 457), over attempts that have answered
   and those that still run: the first to answer are the quick ones, and say little about the rest.
 
 A late attempt is covered when no task waits for a place, a hung one at any time; within a budget
-each. No attempt has two covers at a time, and covers have none: the hard stop ends those, and
-retries take it from there.
+each. A late one with several tasks even waits until there are warm environments for all pieces of
+its cover, as long as others are on their way that will make room: cut in eight it is done in an
+eighth of the time (N=1000: 1.32 over ideal, not 1.42). No attempt has two covers at a time, and
+covers have none: the hard stop ends those, and retries take it from there.
 
 Laws, held by tests/test_hedging.py:
   1. no attempt that is covered, settled or a cover itself is ever due;
   2. covers cost no more than their budget, except for the first `min_covers`;
-  3. nothing is due before `next_s`, and something is at that time, if place and budget allow it.
+  3. nothing is due before `next_s`, and something is at that time, if place and budget allow it;
+  4. what waits for warm environments does so only while an attempt is in flight that is not late.
 
 Work per event is O(log n), but for `_refresh`, which goes through all in flight. It is put off
 until each answer bears a few steps of it, but by no more than a tenth of an attempt's time.
@@ -157,6 +162,7 @@ class Hedging:
         self._gb = gb
         self._first_start_s = start_s
         self.start_s = start_s  # from a launch to the kernel, in a new environment, seconds
+        self.warm_s = start_s  # the same in a warm one
 
         self._live: dict[int, Live] = {}
         self._late = Watch()
@@ -167,7 +173,8 @@ class Hedging:
         # Of opaque attempts: wall time in units of what was expected, and in seconds.
         self._spreads = {True: Spread(), False: Spread()}
         self._limits = {True: _Limits(), False: _Limits()}
-        self._starts = Spread()
+        # What answers take beyond the run, by whether it was in a warm environment.
+        self._starts = {False: Spread(), True: Spread()}
         self._unseen = 0  # values that were added to these since the last refresh
         self._refreshed_s = -math.inf
         self._usual_s = 0.0  # running mean of what attempts take, seconds
@@ -200,6 +207,7 @@ class Hedging:
         expected_s: float | None = None,
         soft_s: float | None = None,
         covers: int | None = None,
+        is_warm: bool = False,
     ) -> None:
         """Take note of a launch.
 
@@ -210,8 +218,9 @@ class Hedging:
             expected_s: How long it should run, seconds, without its start; None if not known.
             soft_s: After how many seconds its worker begins no further task; None: never.
             covers: Of which attempt it is a cover, or a piece of one: one that was due just now.
+            is_warm: There was an idle environment to have it.
         """
-        live = Live(now_s, expected_s, soft_s, tasks, covers)
+        live = Live(now_s, expected_s, soft_s, tasks, covers, is_warm)
         self._live[attempt] = live
         if covers is None:
             self._watch(attempt, live)
@@ -254,8 +263,8 @@ class Hedging:
             self._unseen += 1
         if run_s is not None:
             self._usual_s += (wall_s - self._usual_s) * (0.1 if self._usual_s else 1.0)
-            if is_cold:
-                self._starts.add(max(0.0, wall_s - run_s))
+            if is_cold is not None:
+                self._starts[not is_cold].add(max(0.0, wall_s - run_s))
                 self._unseen += 1
 
     def refused(self, attempt: int) -> None:
@@ -267,7 +276,15 @@ class Hedging:
 
     # ---- what to do ----
 
-    def due(self, now_s: float, *, is_queue_empty: bool, free: int, est_gb_s: float) -> list[int]:
+    def due(
+        self,
+        now_s: float,
+        *,
+        is_queue_empty: bool,
+        free: int,
+        warm_idle: int,
+        est_gb_s: float,
+    ) -> list[int]:
         """Attempts to cover now, the oldest first.
 
         Ask before places are given to tasks that wait, else hung attempts get none. The covers are
@@ -277,6 +294,7 @@ class Hedging:
             now_s: The time, seconds.
             is_queue_empty: No task waits for a place.
             free: Places there are.
+            warm_idle: Environments that have nothing to do.
             est_gb_s: What the whole run is estimated to cost, GB-seconds.
         """
         self._refresh(now_s)
@@ -289,6 +307,8 @@ class Hedging:
                 break
             looked_at.append(entry)
             live = self._live[entry.attempt]
+            if self._waits(live, now_s, warm_idle):
+                continue
             elapsed_s = now_s - live.launched_s
             # An opaque task may be as large as it is late, and cost as much again; a sliced attempt
             # that is hung would have answered long ago, so its silence says nothing about its work.
@@ -301,6 +321,7 @@ class Hedging:
             if pool is not None:
                 planned[pool] += cost_gb_s
                 self._due[entry.attempt] = cost_gb_s, pool
+                warm_idle -= min(self._policy.split, live.tasks)
         watch.put_back(looked_at)  # a cover may come of it, or not
         return list(self._due)
 
@@ -327,6 +348,13 @@ class Hedging:
 
     # ---- inside ----
 
+    def _waits(self, live: Live, now_s: float, warm_idle: int) -> bool:
+        """Whether there will soon be more environments for its cover."""
+        if live.tasks == 1 or warm_idle >= min(self._policy.split, live.tasks):
+            return False
+        is_hung = live.launched_s + self._after_s(live)[1] <= now_s
+        return not is_hung and self._late.next_s(now_s, self._live) is not None
+
     def _take(self, attempt: int) -> Live | None:
         live = self._live.pop(attempt, None)
         if live is not None and live.covers is not None:
@@ -351,7 +379,8 @@ class Hedging:
         if live.is_sliced:
             assert live.soft_s is not None, "what is sliced has a soft deadline"
             task_s = (live.expected_s or live.soft_s) / live.tasks  # it may just have begun one
-            late_s = _SOFT_MARGIN * live.soft_s + task_s + self.start_s
+            start_s = self.warm_s if live.is_warm else self.start_s
+            late_s = _SOFT_MARGIN * live.soft_s + task_s + start_s
             return late_s, late_s + self._policy.hang_slices * live.soft_s
         limits, unit_s = self._limits[bool(live.expected_s)], live.unit_s
         if limits.median < math.inf:
@@ -400,14 +429,19 @@ class Hedging:
             if not live.is_sliced:
                 running[bool(live.expected_s)].append((now_s - live.launched_s) / live.unit_s)
         limits = {kind: self._learn(self._spreads[kind], running[kind]) for kind in running}
-        start_s = self._first_start_s
-        if self._starts.count >= _FEWEST:
-            start_s = self._starts.quantiles((), (_START_SURVIVAL,))[0] + _START_MARGIN_S
-        if limits != self._limits or start_s != self.start_s:  # by a bin, at least
-            self._limits, self.start_s = limits, start_s
+        start_s = self._start_s(self._starts[False])
+        warm_s = min(start_s, self._start_s(self._starts[True]))
+        if limits != self._limits or start_s != self.start_s or warm_s != self.warm_s:
+            self._limits, self.start_s, self.warm_s = limits, start_s, warm_s
             for attempt, live in self._live.items():
                 if live.is_coverable:
                     self._watch(attempt, live)
+
+    def _start_s(self, spread: Spread) -> float:
+        """What nearly all answers take beyond their run."""
+        if spread.count < _FEWEST:
+            return self._first_start_s
+        return spread.quantiles((), (_START_SURVIVAL,))[0] + _START_MARGIN_S
 
     def _learn(self, spread: Spread, running: Sequence[float]) -> _Limits:
         policy = self._policy

@@ -18,7 +18,8 @@ INIT_S: Final = 10.0
 # An invocation of a warm environment takes some 25 ms on the way (median of Wang et al., ATC'18);
 # and Lambda takes no more than ten a second for each environment (Lambda quotas, 2026-10). What a
 # minute of work is lost with is lost to a crash, or to a slow environment. A thousand launches a
-# second is what the first wave costs, with a connection for each (see docs/performance.md).
+# second is what the first wave costs, with a connection for each (see docs/performance.md). Init is
+# billed; that it takes 2 s is assumed.
 GROUPING: Final = GroupPolicy(
     least_s=2.0,
     most_s=60.0,
@@ -29,6 +30,7 @@ GROUPING: Final = GroupPolicy(
     newest=0.1,
     probes=16,
     launches_per_s=1000.0,
+    start_s=2.0,
 )
 
 

@@ -499,7 +499,7 @@ class Scheduler:
         if len(self._carried) >= self._limit:
             flight.rest()
             return
-        fleet = supply.fleet()
+        fleet = supply.fleet(flight.warm(now_s))
         first = self._next_attempt
         dear = []
         while supply.waiting and len(self._carried) < fleet:
@@ -598,7 +598,9 @@ class Scheduler:
             return bool(waiting) or self._flight.is_watched
         if self._is_cover_held:
             return True
-        return bool(waiting) and in_flight < self._limit and in_flight < self._supply.fleet()
+        if not waiting or in_flight >= self._limit:
+            return False
+        return in_flight < self._supply.fleet(self._flight.warm(now_s))
 
     def _end(self, failure: Failure | None) -> None:
         self.is_finished = True

@@ -13,17 +13,18 @@ from __future__ import annotations
 import heapq
 import math
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import fanout.events as events
-from fanout.budget import Billed
+from fanout.budget import Billed, Budget
 from fanout.capacity import Capacity
 from fanout.errors import UsageError
 from fanout.fleet import Ending, Fleet, FleetModel, Invocation, Refusal, fork
-from fanout.grouping import Estimate, Grouping, GroupPolicy
+from fanout.grouping import Estimate, Grouping
 from fanout.hard_stops import HardStops
 from fanout.hedging import Hedging
+from fanout.lambda_figures import GROUPING, INIT_S
 from fanout.retry import Failure, FailureKind, RetryPolicy
 from fanout.scheduler import Scheduler
 from fanout.storm import StormGuard
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from random import Random
 
     from fanout.events import Action, Event, Launch
+    from fanout.grouping import GroupPolicy
 
 # What `spread` is if none is given. For pareto: a tail so heavy that it just has no variance.
 _SPREADS: Final = {"constant": 0.0, "lognormal": 0.5, "pareto": 2.0, "drifting": 9.0}
@@ -157,18 +159,10 @@ class SimulatedRun:
 
 
 def lambda_grouping(fleet: FleetModel, *, fixed: int | None = None) -> GroupPolicy:
-    """How a map on Lambda groups its tasks, unless there are `fixed` so many in each attempt.
-
-    The figures are those of `backends/aws_lambda.py`.
-    """
-    return GroupPolicy(
-        least_s=2.0,
-        most_s=min(60.0, fleet.timeout_s / 4),
-        tail_s=0.5,
-        tail_shares=1,
-        growth=64,
-        newest=0.1,
-        probes=16,
+    """How a map on Lambda groups its tasks, unless there are `fixed` so many in each attempt."""
+    return replace(
+        GROUPING,
+        most_s=min(GROUPING.most_s, fleet.timeout_s / 4),
         launches_per_s=fleet.launches_per_s,
         fixed=fixed,
     )
@@ -184,6 +178,7 @@ def simulate(
     retry: RetryPolicy | None = None,
     limit: int | None = None,
     hedge: bool = True,
+    max_gb_s: float | None = None,
 ) -> SimulatedRun:
     """Run the scheduler on this work and fleet.
 
@@ -197,7 +192,9 @@ def simulate(
         retry: When a failed task is tried again.
         limit: What the client takes for the quota; None: it knows.
         hedge: Whether silent attempts get covers.
+        max_gb_s: What the run may cost, GB-seconds; None: whatever it takes.
     """
+    gb = fleet.memory_mb / 1024
     limit = limit or fleet.concurrency
     seconds = work.seconds(fork(rng))
     service = Fleet(fleet, fork(rng))
@@ -212,10 +209,11 @@ def simulate(
             growth=RateLimit(per_s=fleet.environments_per_s, burst=fleet.burst),
             rate=RateLimit(per_s=10.0 * limit, burst=10 * limit),
         ),
-        hedging=Hedging(gb=fleet.memory_mb / 1024) if hedge else None,
+        hedging=Hedging(gb=gb) if hedge else None,
         storm=StormGuard(),
-        stops=HardStops(),
-        billed=Billed(gb=fleet.memory_mb / 1024, timeout_s=fleet.timeout_s),
+        stops=HardStops(is_bounded=max_gb_s is not None),
+        budget=None if max_gb_s is None else Budget(max_gb_s, gb),
+        billed=Billed(gb=gb, timeout_s=fleet.timeout_s, init_s=INIT_S),
         total=len(seconds),
     )
     return drive(scheduler, seconds, service)
@@ -313,7 +311,7 @@ class _Drive:
             case events.Retry(failure=failure):
                 self._run.retries += failure.kind not in _REFUSALS
             case events.Finish(failure=failure) if failure is not None:
-                self._run.failure = failure.detail or failure.kind.value
+                self._run.failure = failure.detail or str(failure.error or failure.kind.value)
 
     def _launch(self, launch: Launch) -> None:
         self._wanted[launch.attempt] = launch

@@ -143,11 +143,11 @@ class Supply:
         size = self._grouping.size(remaining=remaining, fleet=fleet)
         return self._queue.take(size, self._grouping.most_tasks) if self._queue else []
 
-    def fleet(self) -> int:
-        """How many attempts to have in flight."""
+    def fleet(self, warm: int = 0) -> int:
+        """How many attempts to have in flight, with so many warm environments for them."""
         if not self._grouping.hears_starts:
             return self._limit  # launches cost next to nothing
-        return self._grouping.fleet(self._amount(), self._limit)
+        return self._grouping.fleet(self._amount(), self._limit, warm=warm)
 
     @property
     def amount(self) -> float:

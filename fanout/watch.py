@@ -27,6 +27,7 @@ class Live:
         soft_s: After how long its worker begins no further task, seconds; None: never.
         tasks: How many it carries.
         covers: The attempt of which it is a cover, or a piece of one.
+        is_warm: There was an idle environment to have it.
         cost_gb_s: What it took out of a budget, if it is a cover ...
         is_reserve: ... and whether that was the reserve for hung attempts.
         copies: Which part of the covered attempt's tasks it carries.
@@ -40,6 +41,7 @@ class Live:
     soft_s: float | None
     tasks: int
     covers: int | None
+    is_warm: bool = False
     cost_gb_s: float = 0.0
     is_reserve: bool = False
     copies: float = 0.0

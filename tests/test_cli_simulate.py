@@ -70,11 +70,13 @@ def test_the_same_seed_prints_the_same(tmp_path: Path) -> None:
 def test_compare_shows_other_ways_beside_it(tmp_path: Path) -> None:
     arguments = ("--tasks", "400", "--concurrency", "20", "--seeds", "1", "--compare")
     policies = report(*arguments, cwd=tmp_path)["policies"]
-    assert list(policies) == ["fanout", "second map", "group=1", "group=20", "no retries"]
+    others = ["second map", "group=1", "group=20", "no hedges", "no retries"]
+    assert list(policies) == ["fanout", *others]
+    assert policies["no hedges"]["hedges"]["median"] == 0
     assert policies["group=1"]["attempts"]["median"] >= 400
     assert policies["group=20"]["attempts"]["median"] < 100
     lines = simulate(*arguments, cwd=tmp_path).stdout.splitlines()
-    assert [line.split("  ")[0] for line in lines[4:9]] == list(policies)
+    assert [line.split("  ")[0] for line in lines[4:10]] == list(policies)
 
 
 def test_tasks_without_retries_fail_and_are_counted(tmp_path: Path) -> None:
@@ -93,7 +95,36 @@ def test_refusals_are_told_by_reason(tmp_path: Path) -> None:
 def test_a_run_that_ends_early_is_told_with_its_reason(tmp_path: Path) -> None:
     done = simulate("--tasks", "5", "--concurrency", "5", "--busy", "5", cwd=tmp_path)
     assert done.returncode == 0
-    assert "fanout: 5 of 5 runs ended early: throttled" in done.stdout
+    told = "fanout: 5 of 5 runs ended early, the first after 0 of 5 tasks: throttled"
+    assert told in done.stdout
+
+
+def test_a_run_ends_before_it_costs_more_than_it_may(tmp_path: Path) -> None:
+    arguments = ("--tasks", "2000", "--mean-s", "2", "--seeds", "2", "--max-gb-s", "2000")
+    found = report(*arguments, cwd=tmp_path)
+    assert found["max_gb_s"] == 2000
+    (policy,) = found["policies"].values()
+    assert 1000 < policy["gb_s"]["p95"] <= 2000
+    assert policy["runs_ended_early"] == 2
+    assert "raise max_gb_s" in policy["ended_early"][0]
+    assert 0 < policy["delivered_tasks"]["median"] < 2000
+
+
+def test_a_run_that_costs_less_than_it_may_goes_to_its_end(tmp_path: Path) -> None:
+    arguments = ("--tasks", "300", "--seeds", "1", "--max-gb-s", "5000")
+    (policy,) = report(*arguments, cwd=tmp_path)["policies"].values()
+    assert (policy["runs_ended_early"], policy["ended_early"]) == (0, [])
+    assert policy["delivered_tasks"]["median"] == 300
+
+
+def test_what_goes_wrong_can_be_chosen(tmp_path: Path) -> None:
+    quiet = ("--crashes", "0", "--slow", "0")
+    arguments = ("--tasks", "200", "--group", "1", "--seeds", "1")
+    (kind,) = report(*arguments, *quiet, cwd=tmp_path)["policies"].values()
+    (lossy,) = report(*arguments, *quiet, "--lost", "0.2", cwd=tmp_path)["policies"].values()
+    (slow,) = report(*arguments, *quiet, "--slow", "1", cwd=tmp_path)["policies"].values()
+    assert kind["retries"]["median"] == 0 < lossy["retries"]["median"]
+    assert slow["gb_s"]["median"] > 1.2 * kind["gb_s"]["median"]
 
 
 def test_measured_seconds_are_read_from_a_file(tmp_path: Path) -> None:
@@ -112,6 +143,8 @@ def test_measured_seconds_are_read_from_a_file(tmp_path: Path) -> None:
         (["--mean-s", "0"], "must be seconds, above 0"),
         (["--work", "pareto", "--spread", "1"], "must be above 1"),
         (["--crashes", "2"], "crash_share=2.0) must be a share"),
+        (["--slow", "-1"], "slow_share=-1.0) must be a share"),
+        (["--max-gb-s", "0"], "max_gb_s=0.0 must be more than 0"),
         (["--launches-per-s", "0"], "launches_per_s=0.0) must be a number above 0"),
         (["--tasks", "0"], "0 is not in the range"),
         (["--memory", "64"], "64 is not in the range"),

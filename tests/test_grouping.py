@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import hypothesis.strategies as st
 import pytest
 from hypothesis import example, given
 
 from fanout.errors import UsageError
-from fanout.grouping import Grouping, GroupPolicy
+from fanout.grouping import Estimate, Grouping, GroupPolicy
+from fanout.lambda_figures import GROUPING
 
 MS = 1e-3
 
@@ -154,3 +156,73 @@ def test_large_chunks_are_pulled_ahead_by_their_bytes_not_their_number() -> None
 def test_a_fixed_group_is_never_cut_short_by_the_window() -> None:
     policy = GroupPolicy(fixed=100, max_ahead_bytes=250)
     assert measured(policy, task_s=1.0, task_bytes=100).window(4) == 4 * 201
+
+
+# ---- fleets ----
+
+COSTLY = replace(GROUPING, launches_per_s=2000.0)
+
+
+def known(unit_s: float, policy: GroupPolicy = COSTLY) -> Grouping:
+    return Grouping(policy, estimate=Estimate(unit_s=unit_s))
+
+
+def test_each_environment_gets_work_for_five_times_its_start() -> None:
+    assert known(0.5).fleet(2000, 1000) == 100
+    free = replace(COSTLY, start_s=0.0)
+    assert known(0.5, free).fleet(2000, 1000) == 708  # half the root of 1,000 s x 2,000
+
+
+def test_a_few_environments_may_always_be_started() -> None:
+    assert known(0.5).fleet(200, 1000) == 32
+    assert known(0.5).fleet(200, 20) == 20
+
+
+def test_environments_that_are_warm_cost_no_start() -> None:
+    assert known(0.5).fleet(2000, 1000, warm=400) == 400
+    assert known(0.5).fleet(2000, 1000, warm=900) == 708, "more would not be launched in time"
+
+
+def test_a_fleet_stays_while_it_is_nearly_right() -> None:
+    grouping = known(1.0)
+    assert grouping.fleet(1000, 1000) == 100
+    assert grouping.fleet(1200, 1000) == 100
+    assert grouping.fleet(820, 1000) == 100
+    assert grouping.fleet(1300, 1000) == 130
+    assert grouping.fleet(1000, 1000) == 100
+    assert grouping.fleet(1000, 90) == 90, "never beyond the limit"
+
+
+def test_tasks_that_go_one_by_one_go_round_the_fleet_without_a_rest() -> None:
+    """1000 on 791 environments would take as long as on 500."""
+    slow = replace(COSTLY, launches_per_s=250.0)
+    assert known(10.0, slow).fleet(1000, 1000) == 1000
+    assert known(10.0, slow).fleet(1500, 1000) == 750
+    assert known(1.0, slow).fleet(10_000, 1000) == 791, "these are grouped, and fill any fleet"
+
+
+def test_groups_of_a_batch_are_equal_in_amount_whatever_is_learnt_meanwhile() -> None:
+    grouping = known(1.0)
+    sizes = set()
+    remaining = 1000.0
+    for number in range(10):
+        sizes.add(grouping.size(remaining=remaining, fleet=10))
+        remaining -= 50
+        grouping.observe(tasks=50, busy_s=25.0 + 5 * number, payload_bytes=0)
+    assert sizes == {50.0}
+
+
+def test_what_comes_back_when_all_was_sent_is_spread() -> None:
+    grouping = known(1.0)
+    assert grouping.size(remaining=1000, fleet=10) == 50
+    assert grouping.size(remaining=12, fleet=10) == 2
+
+
+def test_the_quick_ones_that_answer_first_do_not_settle_what_a_task_takes() -> None:
+    """Of 100 environments half are twice as fast: 0.75 s is right, whoever answered last."""
+    grouping = known(0.75)
+    grouping.size(remaining=10_000, fleet=100)
+    for busy_s in [5.0] * 50 + [10.0] * 50:
+        grouping.observe(tasks=10, busy_s=busy_s, payload_bytes=0)
+    unit_s = grouping.expected_s(1)
+    assert unit_s == pytest.approx(0.75, abs=0.15)

@@ -40,10 +40,17 @@ class Bench:
         expected_s: float | None = 10.0,
         soft_s: float | None = None,
         covers: int | None = None,
+        is_warm: bool = False,
     ) -> int:
         self.count += 1
         self.hedging.launched(
-            self.count, self.now_s, tasks=tasks, expected_s=expected_s, soft_s=soft_s, covers=covers
+            self.count,
+            self.now_s,
+            tasks=tasks,
+            expected_s=expected_s,
+            soft_s=soft_s,
+            covers=covers,
+            is_warm=is_warm,
         )
         return self.count
 
@@ -58,10 +65,19 @@ class Bench:
             self.hedging.ended(attempt, self.now_s, run_s=run_s, is_cold=start_s is not None)
 
     def due(
-        self, *, is_queue_empty: bool = True, free: int = 1000, est_gb_s: float = PLENTY
+        self,
+        *,
+        is_queue_empty: bool = True,
+        free: int = 1000,
+        warm_idle: int = 1000,
+        est_gb_s: float = PLENTY,
     ) -> list[int]:
         return self.hedging.due(
-            self.now_s, is_queue_empty=is_queue_empty, free=free, est_gb_s=est_gb_s
+            self.now_s,
+            is_queue_empty=is_queue_empty,
+            free=free,
+            warm_idle=warm_idle,
+            est_gb_s=est_gb_s,
         )
 
     def next_in_s(self, *, is_queue_empty: bool = True) -> float | None:
@@ -111,7 +127,80 @@ def test_where_nothing_is_expected_one_task_may_take_its_share_of_the_soft_deadl
     assert bench.next_in_s() == 10.5 + 2.0 + 8.0
 
 
+# ---- waiting for warm environments ----
+
+
+def late_and_coming(bench: Bench, *, tasks: int = 20) -> int:
+    """An attempt that is late, and another one that will answer."""
+    late = bench.launch(tasks=tasks, expected_s=10.0, soft_s=12.5)
+    bench.now_s += 30.0
+    bench.launch(tasks=20, expected_s=10.0, soft_s=12.5)
+    return late
+
+
+def test_a_late_attempt_waits_for_a_warm_environment_for_each_piece_of_its_cover() -> None:
+    bench = Bench()
+    late = late_and_coming(bench)
+    assert bench.due(warm_idle=0) == bench.due(warm_idle=7) == []
+    assert bench.due(warm_idle=8) == [late]
+
+
+def test_a_late_attempt_with_few_tasks_waits_for_as_many_environments() -> None:
+    bench = Bench()
+    late = late_and_coming(bench, tasks=3)
+    assert bench.due(warm_idle=2) == []
+    assert bench.due(warm_idle=3) == [late]
+
+
+def test_environments_that_one_cover_takes_are_not_there_for_the_next() -> None:
+    bench = Bench()
+    first = bench.launch(tasks=20, expected_s=10.0, soft_s=12.5)
+    second = bench.launch(tasks=20, expected_s=10.0, soft_s=12.5)
+    late_and_coming(bench)
+    assert bench.due(warm_idle=15) == [first]
+    assert bench.due(warm_idle=16) == [first, second]
+
+
+def test_nothing_waits_for_environments_when_all_that_is_in_flight_is_late() -> None:
+    bench = Bench()
+    late = late_and_coming(bench)
+    bench.now_s += 30.0
+    assert bench.due(warm_idle=0) == [late, late + 1]
+
+
+def test_a_hung_attempt_waits_for_no_environment() -> None:
+    bench = Bench()
+    late = late_and_coming(bench)
+    bench.now_s = 60.0
+    bench.launch(tasks=20, expected_s=10.0, soft_s=12.5)
+    assert bench.due(warm_idle=0)[:1] == [late]
+
+
+def test_a_single_task_waits_for_no_environment() -> None:
+    bench = Bench()
+    bench.teach(*[10.0] * 20)
+    late = bench.launch()
+    bench.now_s += 25.0
+    bench.launch()
+    assert bench.due(warm_idle=0) == [late]
+
+
 # ---- starts ----
+
+
+def test_an_attempt_at_an_idle_environment_is_late_without_the_time_of_a_start() -> None:
+    bench = Bench()
+    for is_cold in (True, False):
+        for _ in range(20):
+            attempt = bench.launch()
+            bench.now_s += 15.0 if is_cold else 10.2
+            bench.hedging.ended(attempt, bench.now_s, run_s=10.0, is_cold=is_cold)
+    bench.due()
+    bench.launch(tasks=20, expected_s=10.0, soft_s=12.5, is_warm=True)
+    assert bench.next_in_s() == about(1.05 * 12.5 + 0.5 + 0.2 + 0.3)
+    bench = Bench()
+    bench.launch(tasks=20, expected_s=10.0, soft_s=12.5, is_warm=True)
+    assert bench.next_in_s() == 1.05 * 12.5 + 0.5 + 8.0, "as long as nothing is known"
 
 
 def test_a_start_may_take_eight_seconds_until_twenty_were_seen() -> None:
@@ -709,10 +798,19 @@ class HedgingLaws(RuleBasedStateMachine):
             # What is given back is not in these books.
             self.has_refused |= self.live.pop(attempt).covers is not None
 
-    @rule(data=st.data(), is_queue_empty=st.booleans(), free=st.integers(0, 12))
-    def cover(self, data: st.DataObject, is_queue_empty: bool, free: int) -> None:
+    @rule(
+        data=st.data(),
+        is_queue_empty=st.booleans(),
+        free=st.integers(0, 12),
+        warm_idle=st.integers(0, 12),
+    )
+    def cover(self, data: st.DataObject, is_queue_empty: bool, free: int, warm_idle: int) -> None:
         """Cover what is due, all or some of it, whole or in pieces."""
-        due = self._due(is_queue_empty, free)
+        wanted = self._due(is_queue_empty, free)
+        due = self._due(is_queue_empty, free, warm_idle)
+        if not due and wanted:
+            is_coming = self.hedging.next_s(self.now_s, is_queue_empty=True) is not None
+            assert is_coming, "it waits for environments, and none will be free"
         assert len(due) == len(set(due)) <= free
         assert [self.live[attempt].launched_s for attempt in due] == sorted(
             self.live[attempt].launched_s for attempt in due
@@ -762,9 +860,13 @@ class HedgingLaws(RuleBasedStateMachine):
             assert len(self._due(is_queue_empty, 100)) > len(before)
         self.hedging._policy, self.est_gb_s = self.policy, est_gb_s
 
-    def _due(self, is_queue_empty: bool, free: int) -> list[int]:
+    def _due(self, is_queue_empty: bool, free: int, warm_idle: int = 1000) -> list[int]:
         return self.hedging.due(
-            self.now_s, is_queue_empty=is_queue_empty, free=free, est_gb_s=self.est_gb_s
+            self.now_s,
+            is_queue_empty=is_queue_empty,
+            free=free,
+            warm_idle=warm_idle,
+            est_gb_s=self.est_gb_s,
         )
 
     @invariant()
@@ -841,7 +943,11 @@ class Fleet:
         while len(done) < self.tasks:
             is_queue_empty = not queue
             for attempt in hedging.due(
-                now_s, is_queue_empty=is_queue_empty, free=len(idle), est_gb_s=10.0 * self.tasks
+                now_s,
+                is_queue_empty=is_queue_empty,
+                free=len(idle),
+                warm_idle=len(idle),
+                est_gb_s=10.0 * self.tasks,
             ):
                 task, _, launched_s = carries[attempt]
                 self.covered[task] = now_s - launched_s

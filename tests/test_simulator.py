@@ -113,6 +113,13 @@ def test_a_hang_is_waited_for_and_its_task_runs_again() -> None:
     assert done.failed_tasks == 0
 
 
+def test_a_run_that_would_cost_too_much_ends_and_says_so() -> None:
+    done = run(1000, FleetModel(), mean_s=2.0, max_gb_s=1000.0)
+    assert "max_gb_s=1000" in done.failure
+    assert 0 < done.samples[-1].delivered < 1000
+    assert 500 < done.gb_s <= 1000
+
+
 def test_tasks_that_crash_each_time_fail() -> None:
     done = run(5, FleetModel(crash_share=1.0), group=1)
     assert (done.failed_tasks, done.failure) == (5, "")

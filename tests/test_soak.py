@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from fanout.budget import Budget
+from fanout.budget import Billed, Budget
 from fanout.capacity import Capacity
 from fanout.events import AttemptAnswered, AttemptFailed, Deliver, Launch
 from fanout.fleet import Fleet, FleetModel
 from fanout.grouping import Grouping
+from fanout.hard_stops import HardStops
 from fanout.hedging import Hedging
 from fanout.retry import FailureKind, RetryPolicy
 from fanout.scheduler import Scheduler
@@ -141,8 +142,8 @@ def soaked(
         hedging=Hedging(gb=gb),
         storm=StormGuard(),
         budget=Budget(1e9, gb),
-        worst_s=fleet.timeout_s,
-        gb=gb,
+        stops=HardStops(is_bounded=True),
+        billed=Billed(gb=gb, timeout_s=fleet.timeout_s),
         total=None if is_stream else tasks,
     )
     return drive(scheduler, work.seconds(rng), Fleet(fleet, rng)), scheduler

@@ -36,6 +36,7 @@ _SHOWN: Final[Mapping[str, Callable[[SimulatedRun], float]]] = {
     "retries": lambda run: run.retries,
     "ignored": lambda run: run.ignored,
     "launches": lambda run: run.launches,
+    "delivered_tasks": lambda run: run.samples[-1].delivered,
 }
 # Of these, the columns of the table.
 _TITLES: Final = {
@@ -57,6 +58,7 @@ Numbers = dict[str, dict[str, float]]
     examples=(
         "fanout simulate --tasks 10000 --mean-s 2 --work lognormal\n"
         "fanout simulate --tasks 1000 --mean-s 10 --concurrency 100 --seeds 20 --compare\n"
+        "fanout simulate --tasks 10000 --mean-s 2 --max-gb-s 40000\n"
         "fanout simulate --work measured.txt --tasks 5000 --hangs 0.001 --json > run.json"
     ),
 )
@@ -122,13 +124,42 @@ Numbers = dict[str, dict[str, float]]
     help="Share of attempts whose environment dies.",
 )
 @click.option(
+    "--lost",
+    "lost_share",
+    type=float,
+    default=0.0,
+    show_default=True,
+    metavar="P",
+    help="Share of attempts whose answer is lost on its way.",
+)
+@click.option(
     "--hangs",
     "hang_share",
     type=float,
     default=0.0,
     show_default=True,
     metavar="P",
-    help="Share of attempts that fall silent until the function's timeout (300 s).",
+    help="Share of attempts whose kernel hangs until it is ended.",
+)
+@click.option(
+    "--slow",
+    "slow_share",
+    type=float,
+    default=0.03,
+    show_default=True,
+    metavar="P",
+    help="Share of environments that are 2 to 3 times as slow, for life.",
+)
+@click.option(
+    "--timeout-s",
+    type=float,
+    default=300.0,
+    show_default=True,
+    metavar="S",
+    help="The function's own timeout.",
+)
+@click.option(
+    "--max-gb-s", type=float, metavar="X", help="End the run before it costs more GB-seconds."
 )
 @click.option(
     "--group", type=click.IntRange(min=1), metavar="N", help="So many tasks in each attempt."
@@ -150,6 +181,7 @@ def command(
     kind: str,
     spread: float | None,
     group: int | None,
+    max_gb_s: float | None,
     seed: int,
     seeds: int,
     compare: bool,
@@ -166,11 +198,15 @@ def command(
     work = _work(tasks, mean_s, kind, spread)
     fleet = FleetModel(**fleet_options)
     found = {
-        name: [_run(work, fleet, seed + number, options) for number in range(seeds)]
+        name: [
+            _run(work, fleet, seed + number, {"max_gb_s": max_gb_s, **options})
+            for number in range(seeds)
+        ]
         for name, options in _policies(work, fleet, group, compare=compare).items()
     }
     if as_json:
-        click.echo(json.dumps(_report(work, kind, fleet, seeds, found), indent=2))
+        report = _report(work, kind, fleet, max_gb_s, seeds, found)
+        click.echo(json.dumps(report, indent=2))
         return
     click.echo(
         f"{tasks:,} tasks, {_told(work, kind)}; quota {fleet.concurrency:,}, "
@@ -181,8 +217,12 @@ def command(
     for line in _table({name: _numbers(runs) for name, runs in found.items()}, seeds):
         click.echo(line)
     for name, runs in found.items():
-        if ended := [run.failure for run in runs if run.failure]:
-            click.echo(f"{name}: {len(ended)} of {seeds} runs ended early: {ended[0]}")
+        if ended := [run for run in runs if run.failure]:
+            done = f"after {ended[0].samples[-1].delivered:,} of {tasks:,} tasks"
+            click.echo(
+                f"{name}: {len(ended)} of {seeds} runs ended early, the first {done}: "
+                f"{ended[0].failure}"
+            )
     click.echo(f"\n{_NOISE}")
 
 
@@ -229,6 +269,7 @@ def _policies(
         "second map": {"estimate": Estimate(unit_s=mean_s)},  # the time of a task is known
         "group=1": {"grouping": lambda_grouping(fleet, fixed=1)},
         f"group={share}": {"grouping": lambda_grouping(fleet, fixed=share)},
+        "no hedges": {"hedge": False},
         "no retries": {"retry": RetryPolicy(max_attempts=1, max_lost=1)},
     }
 
@@ -277,6 +318,7 @@ def _report(
     work: Work,
     kind: str,
     fleet: FleetModel,
+    max_gb_s: float | None,
     seeds: int,
     found: Mapping[str, Sequence[SimulatedRun]],
 ) -> dict[str, Any]:
@@ -287,6 +329,7 @@ def _report(
             **_numbers(runs),
             "throttles_by_reason": {reason: n / seeds for reason, n in throttles.items()},
             "runs_ended_early": sum(bool(run.failure) for run in runs),
+            "ended_early": [run.failure for run in runs if run.failure][:1],
             "timeline": [sample._asdict() for sample in runs[0].samples],
         }
     return {
@@ -297,6 +340,7 @@ def _report(
         "concurrency": fleet.concurrency,
         "memory_mb": fleet.memory_mb,
         "launches_per_s": fleet.launches_per_s,
+        "max_gb_s": max_gb_s,
         "seeds": seeds,
         "policies": policies,
     }

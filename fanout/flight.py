@@ -20,10 +20,9 @@ if TYPE_CHECKING:
     from random import Random
 
     from fanout.budget import Billed, Budget
-    from fanout.capacity import Capacity, Seat
-    from fanout.hedging import Hedging
+    from fanout.capacity import Seat
+    from fanout.guards import Guards
     from fanout.retry import RetryPolicy
-    from fanout.storm import StormGuard
     from fanout.tasks import AttemptReport
 
 # What never reached the function.
@@ -37,11 +36,7 @@ class Flight:
         unsettled: The tasks that are not settled; somebody else keeps it.
         retry: How long to pause after a refusal.
         rng: Source of jitter.
-        capacity: What the service takes, of all runs together.
-        hedging: Watches for silence.
-        storm: Watches for a service that is down.
-        budget: What the run may cost.
-        billed: What an attempt may cost.
+        guards: All that keeps an eye on them.
 
     Attributes:
         seat: The run's place at the capacity.
@@ -53,21 +48,16 @@ class Flight:
         unsettled: set[int],
         retry: RetryPolicy,
         rng: Random,
-        *,
-        capacity: Capacity | None = None,
-        hedging: Hedging | None = None,
-        storm: StormGuard | None = None,
-        budget: Budget | None = None,
-        billed: Billed | None = None,
+        guards: Guards,
     ) -> None:
         self._attempts = Attempts(unsettled)
         self.carried = self._attempts.carried
         self._throttle = Throttle(retry, rng)
-        self._capacity = capacity
-        self._hedging = hedging
-        self._storm = storm
-        self._budget = budget
-        self._billed = billed
+        self._capacity = capacity = guards.capacity
+        self._hedging = guards.hedging
+        self._storm = guards.storm
+        self._budget = guards.budget
+        self._billed = guards.billed
         self._escalated: set[int] = set()
         self._too_dear_s = 0.0  # what was not afforded the last time
         self.seat: Seat | None = None if capacity is None else capacity.seat()

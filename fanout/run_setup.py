@@ -16,18 +16,15 @@ from collections.abc import Sequence, Sized
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from fanout.budget import Budget
 from fanout.engine import Engine
 from fanout.errors import UsageError
 from fanout.grouping import Grouping
-from fanout.hard_stops import HardStops
-from fanout.hedging import Hedging
+from fanout.guards import Guards, guards_of
 from fanout.intake import checked_input
 from fanout.kernel_spec import prepare
 from fanout.options import check
 from fanout.request import Request
 from fanout.scheduler import Scheduler
-from fanout.storm import StormGuard
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Callable, Iterable
@@ -111,7 +108,7 @@ class RunSetup:
             is_idempotent=is_idempotent,
             can_escalate=self._backend.can_escalate,
             can_stop=not stops_tasks,
-            **self._guards(options),
+            guards=self._guards(options),
             total=len(source) if isinstance(source, Sized) else None,
             least_window=len(source) if weight and isinstance(source, Sequence) else 0,
             is_ordered=is_ordered,
@@ -159,29 +156,22 @@ class RunSetup:
             estimate=self._estimates.of(known) if known else None,
         )
 
-    def _guards(self, options: MapOptions) -> dict[str, Any]:
+    def _guards(self, options: MapOptions) -> Guards:
         """What keeps an eye on attempts that are billed."""
         billed, max_gb_s = self._backend.billed, options.get("max_gb_s")
-        if billed is None:
-            if max_gb_s is not None:
-                msg = f"max_gb_s={max_gb_s!r} is for Lambda: {self._backend.name} costs nothing"
-                raise UsageError(msg)
-            return {}
-        return {
-            "capacity": self._backend.capacity,
-            "hedging": Hedging(gb=billed.gb) if options.get("hedge", True) else None,
-            "storm": StormGuard(),
-            "stops": self._stops(options),
-            "budget": Budget(max_gb_s, billed.gb) if max_gb_s is not None else None,
-            "billed": billed,
-        }
-
-    def _stops(self, options: MapOptions) -> HardStops | None:
-        """When workers end what runs too long; nothing that may not run twice is ended so."""
-        if not options.get("idempotent", True):
-            return None
-        has_budget = options.get("max_gb_s") is not None
-        return HardStops(is_bounded=has_budget, timeout_s=options.get("timeout_s"))
+        if billed is not None:
+            return guards_of(
+                billed,
+                self._backend.capacity,
+                hedges=options.get("hedge", True),
+                is_idempotent=options.get("idempotent", True),
+                max_gb_s=max_gb_s,
+                timeout_s=options.get("timeout_s"),
+            )
+        if max_gb_s is not None:
+            msg = f"max_gb_s={max_gb_s!r} is for Lambda: {self._backend.name} costs nothing"
+            raise UsageError(msg)
+        return Guards()
 
     def _observers(self, options: MapOptions) -> list[Callable[[RunEvent], None]]:
         shown = options.get("progress")

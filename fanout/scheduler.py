@@ -45,7 +45,8 @@ from __future__ import annotations
 
 import heapq
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
 
 from fanout.errors import BackendError, BudgetExceededError
 from fanout.events import (
@@ -67,6 +68,7 @@ from fanout.events import (
     WakeAt,
 )
 from fanout.flight import Flight
+from fanout.guards import Guards
 from fanout.retry import Failure, FailureKind, RetryPolicy
 from fanout.supply import Supply
 from fanout.task_failures import TaskFailures
@@ -77,12 +79,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from random import Random
 
-    from fanout.budget import Billed, Budget
-    from fanout.capacity import Capacity, Seat
+    from fanout.capacity import Seat
     from fanout.grouping import Grouping
-    from fanout.hard_stops import HardStops
-    from fanout.hedging import Hedging
-    from fanout.storm import StormGuard
 
 # Attempts in a row that never reached a worker before the run is given up, beyond one for each
 # place in flight: more than a pool that is being refilled ever shows, fewer than a minute of a
@@ -90,6 +88,7 @@ if TYPE_CHECKING:
 _MOST_BARREN_ATTEMPTS = 20
 # Into how many pieces to cut what a worker left, at most (found by simulation).
 _PIECES = 8
+_NONE: Final = Guards()
 
 
 class Scheduler:
@@ -105,13 +104,7 @@ class Scheduler:
         can_escalate: The backend has a larger function, for what ran out of memory or time.
         can_stop: The backend can stop an attempt that nobody waits for any more. If not, it counts
             as in flight until it answers, even when the run is over: tell it of that, too.
-        capacity: What the service takes, of all runs together; whoever shares it tells the others
-            when it is their turn (`Capacity.turn`).
-        hedging: Says which attempts are silent, so that their tasks are sent a second time.
-        storm: Says when failures are those of a service that is down, so that the run ends.
-        stops: Says when workers end what runs too long.
-        budget: What the run may cost.
-        billed: What an attempt may cost.
+        guards: What keeps an eye on attempts that are billed.
         total: Number of tasks, where known beforehand.
         least_window: So many chunks may be pulled ahead in any case.
         is_ordered: Deliver outcomes in the order of the input, not as completed.
@@ -131,12 +124,7 @@ class Scheduler:
         is_idempotent: bool = True,
         can_escalate: bool = False,
         can_stop: bool = True,
-        capacity: Capacity | None = None,
-        hedging: Hedging | None = None,
-        storm: StormGuard | None = None,
-        stops: HardStops | None = None,
-        budget: Budget | None = None,
-        billed: Billed | None = None,
+        guards: Guards = _NONE,
         total: int | None = None,
         least_window: int = 0,
         is_ordered: bool = False,
@@ -149,9 +137,11 @@ class Scheduler:
         self._retry = retry or RetryPolicy()
         self._timeout_s = timeout_s
         self._can_stop = can_stop
-        self._hedges = hedging is not None and is_idempotent
-        self._gb = billed.gb if billed is not None else 1.0
-        self._stops = stops
+        if guards.hedging is not None and not is_idempotent:
+            guards = replace(guards, hedging=None)
+        self._gb = guards.billed.gb if guards.billed is not None else 1.0
+        self._stops = guards.stops
+        self._hedges = guards.hedging is not None
         self._is_ordered = is_ordered
         self._is_consumed = is_consumed
         self._stops_on_failure = stops_on_failure
@@ -163,11 +153,7 @@ class Scheduler:
             self._unsettled,
             self._retry,
             rng,
-            capacity=capacity,
-            hedging=None if not is_idempotent else hedging,
-            storm=storm,
-            budget=budget,
-            billed=billed,
+            guards,
         )
         self._carried = self._flight.carried
         # Of attempts that have started. All timeouts are equal, so they expire in the order of the

@@ -14,20 +14,18 @@ import heapq
 import math
 from collections import Counter
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import fanout.events as events
-from fanout.budget import Billed, Budget
+from fanout.budget import Billed
 from fanout.capacity import Capacity
 from fanout.errors import UsageError
 from fanout.fleet import Ending, Fleet, FleetModel, Invocation, Refusal, fork
 from fanout.grouping import Estimate, Grouping
-from fanout.hard_stops import HardStops
-from fanout.hedging import Hedging
+from fanout.guards import guards_of
 from fanout.lambda_figures import GROUPING, INIT_S
 from fanout.retry import Failure, FailureKind, RetryPolicy
 from fanout.scheduler import Scheduler
-from fanout.storm import StormGuard
 from fanout.tasks import AttemptReport, Environment, Outcome
 from fanout.token_bucket import RateLimit
 
@@ -37,6 +35,7 @@ if TYPE_CHECKING:
 
     from fanout.events import Action, Event, Launch
     from fanout.grouping import GroupPolicy
+    from fanout.guards import Guards
 
 # What `spread` is if none is given. For pareto: a tail so heavy that it just has no variance.
 _SPREADS: Final = {"constant": 0.0, "lognormal": 0.5, "pareto": 2.0, "drifting": 9.0}
@@ -168,6 +167,25 @@ def lambda_grouping(fleet: FleetModel, *, fixed: int | None = None) -> GroupPoli
     )
 
 
+def lambda_guards(fleet: FleetModel, limit: int, **options: Any) -> Guards:
+    """What keeps an eye on a map on Lambda, that knows how fast the fleet may grow.
+
+    Args:
+        fleet: Where it runs.
+        limit: What it takes for the quota.
+        **options: Of `guards_of`.
+    """
+    return guards_of(
+        Billed(gb=fleet.memory_mb / 1024, timeout_s=fleet.timeout_s, init_s=INIT_S),
+        Capacity(
+            limit,
+            growth=RateLimit(per_s=fleet.environments_per_s, burst=fleet.burst),
+            rate=RateLimit(per_s=10.0 * limit, burst=10 * limit),
+        ),
+        **options,
+    )
+
+
 def simulate(
     work: Work,
     fleet: FleetModel,
@@ -194,7 +212,6 @@ def simulate(
         hedge: Whether silent attempts get covers.
         max_gb_s: What the run may cost, GB-seconds; None: whatever it takes.
     """
-    gb = fleet.memory_mb / 1024
     limit = limit or fleet.concurrency
     seconds = work.seconds(fork(rng))
     service = Fleet(fleet, fork(rng))
@@ -204,16 +221,7 @@ def simulate(
         rng=fork(rng),
         retry=retry,
         can_stop=False,
-        capacity=Capacity(
-            limit,
-            growth=RateLimit(per_s=fleet.environments_per_s, burst=fleet.burst),
-            rate=RateLimit(per_s=10.0 * limit, burst=10 * limit),
-        ),
-        hedging=Hedging(gb=gb) if hedge else None,
-        storm=StormGuard(),
-        stops=HardStops(is_bounded=max_gb_s is not None),
-        budget=None if max_gb_s is None else Budget(max_gb_s, gb),
-        billed=Billed(gb=gb, timeout_s=fleet.timeout_s, init_s=INIT_S),
+        guards=lambda_guards(fleet, limit, hedges=hedge, max_gb_s=max_gb_s),
         total=len(seconds),
     )
     return drive(scheduler, seconds, service)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from fanout.events import (
@@ -21,6 +22,7 @@ from fanout.events import (
     Offered,
 )
 from fanout.grouping import Grouping, GroupPolicy
+from fanout.guards import Guards
 from fanout.retry import Failure, RetryPolicy
 from fanout.scheduler import Scheduler
 from fanout.tasks import AttemptReport, Environment, Outcome
@@ -113,6 +115,12 @@ def report_of(
     )
 
 
+def guards_in(options: dict[str, Any]) -> Guards:
+    """Those among the options, which are taken out of there."""
+    names = [field.name for field in fields(Guards) if field.name in options]
+    return Guards(**{name: options.pop(name) for name in names})
+
+
 class Bench:
     """A scheduler to experiment with: feeds events, checks the books, keeps what came out."""
 
@@ -122,6 +130,7 @@ class Bench:
             limit=limit,
             grouping=Grouping(GroupPolicy(fixed=group)),
             rng=random.Random(0),
+            guards=guards_in(options),
             **options,
         )
         self.story: list[Action] = []

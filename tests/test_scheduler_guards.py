@@ -31,7 +31,7 @@ from fanout.retry import Failure, FailureKind, RetryPolicy
 from fanout.scheduler import Scheduler
 from fanout.storm import StormGuard
 from fanout.tasks import Outcome
-from tests.scheduler_checks import delivered, report_of
+from tests.scheduler_checks import delivered, guards_in, report_of
 
 if TYPE_CHECKING:
     from fanout.events import Action, Event
@@ -45,13 +45,13 @@ class Run:
 
     def __init__(self, *, limit: int = 100, group: int | None = None, **options: Any) -> None:
         estimate = Estimate(unit_s=options.pop("unit_s", 1.0))
-        self.capacity = Capacity(limit, growth=None, rate=None)
+        self.capacity = options["capacity"] = Capacity(limit, growth=None, rate=None)
         self.scheduler = Scheduler(
             limit=limit,
             grouping=Grouping(GroupPolicy(fixed=group), estimate=estimate),
             rng=random.Random(0),
             can_stop=False,
-            capacity=self.capacity,
+            guards=guards_in(options),
             **options,
         )
         self.story: list[Action] = []

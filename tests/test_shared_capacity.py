@@ -15,6 +15,7 @@ from fanout.capacity import Capacity
 from fanout.emulator import Emulator
 from fanout.events import AttemptAnswered, AttemptFailed, InputEnded, Launch, Offered, Ticked
 from fanout.grouping import Estimate, Grouping, GroupPolicy
+from fanout.guards import Guards
 from fanout.retry import Failure, FailureKind
 from fanout.scheduler import Scheduler
 from fanout.tasks import Outcome
@@ -35,7 +36,9 @@ def scheduler(capacity: Capacity, *, limit: int = 10) -> Scheduler:
 
     grouping = Grouping(GroupPolicy(fixed=1), estimate=Estimate(unit_s=1.0))
     rng: random.Random = random.Random(0)
-    return Scheduler(limit=limit, grouping=grouping, rng=rng, can_stop=False, capacity=capacity)
+    return Scheduler(
+        limit=limit, grouping=grouping, rng=rng, can_stop=False, guards=Guards(capacity=capacity)
+    )
 
 
 def offered(one: Scheduler, count: int, now_s: float = 0.0) -> list[Action]:

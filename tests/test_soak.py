@@ -16,18 +16,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from fanout.budget import Billed, Budget
-from fanout.capacity import Capacity
 from fanout.events import AttemptAnswered, AttemptFailed, Deliver, Launch
 from fanout.fleet import Fleet, FleetModel
 from fanout.grouping import Grouping
-from fanout.hard_stops import HardStops
-from fanout.hedging import Hedging
 from fanout.retry import FailureKind, RetryPolicy
 from fanout.scheduler import Scheduler
-from fanout.simulator import Work, drive, lambda_grouping
-from fanout.storm import StormGuard
-from fanout.token_bucket import RateLimit
+from fanout.simulator import Work, drive, lambda_grouping, lambda_guards
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -126,7 +120,7 @@ def soaked(
 ) -> tuple[SimulatedRun, Watched]:
     """Run so many tasks, as a map or a stream on Lambda would."""
     rng, fleet = random.Random(seed), UNKIND
-    limit, gb = fleet.concurrency, fleet.memory_mb / 1024
+    limit = fleet.concurrency
     work = Work(tasks=tasks, mean_s=mean_s, kind="lognormal")
     scheduler = Watched(
         limit=limit,
@@ -134,16 +128,7 @@ def soaked(
         rng=random.Random(seed + 1),
         retry=RETRY,
         can_stop=False,
-        capacity=Capacity(
-            limit,
-            growth=RateLimit(per_s=fleet.environments_per_s, burst=fleet.burst),
-            rate=RateLimit(per_s=10.0 * limit, burst=5 * limit),
-        ),
-        hedging=Hedging(gb=gb),
-        storm=StormGuard(),
-        budget=Budget(1e9, gb),
-        stops=HardStops(is_bounded=True),
-        billed=Billed(gb=gb, timeout_s=fleet.timeout_s),
+        guards=lambda_guards(fleet, limit, max_gb_s=1e9),
         total=None if is_stream else tasks,
     )
     return drive(scheduler, work.seconds(rng), Fleet(fleet, rng)), scheduler

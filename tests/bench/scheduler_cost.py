@@ -42,8 +42,6 @@ from typing import TYPE_CHECKING, Final
 if __name__ == "__main__":  # started as a script, Python sees the files beside it only
     sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from fanout.budget import Billed, Budget
-from fanout.capacity import Capacity
 from fanout.events import (
     AttemptAnswered,
     AttemptStarted,
@@ -57,13 +55,9 @@ from fanout.events import (
 )
 from fanout.fleet import FleetModel
 from fanout.grouping import Grouping, GroupPolicy
-from fanout.hard_stops import HardStops
-from fanout.hedging import Hedging
 from fanout.scheduler import Scheduler
-from fanout.simulator import lambda_grouping
-from fanout.storm import StormGuard
+from fanout.simulator import lambda_grouping, lambda_guards
 from fanout.tasks import AttemptReport, Environment, Outcome
-from fanout.token_bucket import RateLimit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -107,16 +101,7 @@ class Case:
             grouping=Grouping(lambda_grouping(_FLEET, fixed=self.group)),
             rng=rng,
             can_stop=False,
-            capacity=Capacity(
-                limit,
-                growth=RateLimit(per_s=_FLEET.environments_per_s, burst=_FLEET.burst),
-                rate=RateLimit(per_s=10.0 * limit, burst=10 * limit),
-            ),
-            hedging=Hedging(gb=_GB),
-            storm=StormGuard(),
-            budget=Budget(1e9, _GB),
-            stops=HardStops(is_bounded=True),
-            billed=Billed(gb=_GB, timeout_s=_FLEET.timeout_s),
+            guards=lambda_guards(_FLEET, limit, max_gb_s=1e9),
             total=total,
             is_consumed=is_stream,
         )

@@ -1,0 +1,70 @@
+"""What keeps an eye on the attempts of one run: for a backend on which they are billed.
+
+Pure. Each guard decides one thing, and knows none of the others; `Flight` tells them what happens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fanout.budget import Budget
+from fanout.hard_stops import HardStops
+from fanout.hedging import Hedging
+from fanout.storm import StormGuard
+
+if TYPE_CHECKING:
+    from fanout.budget import Billed
+    from fanout.capacity import Capacity
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Guards:
+    """The guards of a run; on this machine it has none.
+
+    Attributes:
+        capacity: What the service takes, of all runs together; whoever shares it tells the others
+            when it is their turn (`Capacity.turn`).
+        hedging: Says which attempts are silent, so that their tasks are sent a second time.
+        storm: Says when failures are those of a service that is down, so that the run ends.
+        stops: Says when workers end what runs too long.
+        budget: What the run may cost.
+        billed: What an attempt may cost.
+    """
+
+    capacity: Capacity | None = None
+    hedging: Hedging | None = None
+    storm: StormGuard | None = None
+    stops: HardStops | None = None
+    budget: Budget | None = None
+    billed: Billed | None = None
+
+
+def guards_of(
+    billed: Billed,
+    capacity: Capacity | None,
+    *,
+    hedges: bool = True,
+    is_idempotent: bool = True,
+    max_gb_s: float | None = None,
+    timeout_s: float | None = None,
+) -> Guards:
+    """The guards of a run whose attempts are billed.
+
+    Args:
+        billed: What an attempt may cost.
+        capacity: What the service takes.
+        hedges: Whether silent attempts get covers.
+        is_idempotent: Whether a task may run twice; if not, none is sent a second time, or ended.
+        max_gb_s: What the run may cost, GB-seconds; None: whatever it takes.
+        timeout_s: What the caller allows a task, seconds.
+    """
+    stops = HardStops(is_bounded=max_gb_s is not None, timeout_s=timeout_s)
+    return Guards(
+        capacity=capacity,
+        hedging=Hedging(gb=billed.gb) if hedges and is_idempotent else None,
+        storm=StormGuard(),
+        stops=stops if is_idempotent else None,
+        budget=None if max_gb_s is None else Budget(max_gb_s, billed.gb),
+        billed=billed,
+    )

@@ -66,7 +66,7 @@ _SOONEST_S: Final = 0.1
 # `_refresh` at every answer up to so many steps; else once each answer bears so many of them, or
 # after so large a part of an attempt's usual time.
 _STEPS_AT_ONCE: Final = 32
-_STEPS_PER_ANSWER: Final = 8
+_STEPS_PER_ANSWER: Final = 2
 _LAG: Final = 0.1
 # How many overdue attempts to look at that don't fit the budget. Costs grow with age, so the oldest
 # fit least; this many younger ones are tried.
@@ -416,12 +416,10 @@ class Hedging:
         """Learn from what has ended, if enough has, or some time ago."""
         if not self._unseen:
             return
-        steps = len(self._live) + sum(spread.size for spread in self._spreads.values())
-        if (
-            steps > max(_STEPS_AT_ONCE, _STEPS_PER_ANSWER * self._unseen)
-            and now_s < self._refreshed_s + _LAG * self._usual_s
-        ):
-            return
+        if now_s < self._refreshed_s + _LAG * self._usual_s:
+            most = max(_STEPS_AT_ONCE, _STEPS_PER_ANSWER * self._unseen)
+            if len(self._live) > most or len(self._live) + self._size > most:
+                return
         self._unseen = 0
         self._refreshed_s = now_s
         running: dict[bool, list[float]] = {True: [], False: []}
@@ -436,6 +434,10 @@ class Hedging:
             for attempt, live in self._live.items():
                 if live.is_coverable:
                     self._watch(attempt, live)
+
+    @property
+    def _size(self) -> int:
+        return sum(spread.size for spread in self._spreads.values())
 
     def _start_s(self, spread: Spread) -> float:
         """What nearly all answers take beyond their run."""

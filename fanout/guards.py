@@ -16,6 +16,7 @@ from fanout.storm import StormGuard
 if TYPE_CHECKING:
     from fanout.budget import Billed
     from fanout.capacity import Capacity
+    from fanout.hedging import Starts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +49,7 @@ def guards_of(
     is_idempotent: bool = True,
     max_gb_s: float | None = None,
     timeout_s: float | None = None,
+    starts: Starts | None = None,
 ) -> Guards:
     """The guards of a run whose attempts are billed.
 
@@ -58,11 +60,12 @@ def guards_of(
         is_idempotent: Whether a task may run twice; if not, none is sent a second time, or ended.
         max_gb_s: What the run may cost, GB-seconds; None: whatever it takes.
         timeout_s: What the caller allows a task, seconds.
+        starts: What earlier runs have found of starts; this one adds to it.
     """
     stops = HardStops(is_bounded=max_gb_s is not None, timeout_s=timeout_s)
     return Guards(
         capacity=capacity,
-        hedging=Hedging(gb=billed.gb) if hedges and is_idempotent else None,
+        hedging=Hedging(gb=billed.gb, starts=starts) if hedges and is_idempotent else None,
         storm=StormGuard(),
         stops=stops if is_idempotent else None,
         budget=None if max_gb_s is None else Budget(max_gb_s, billed.gb),

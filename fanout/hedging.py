@@ -145,24 +145,51 @@ class _Limits:
     median: float = math.inf
 
 
+class Starts:
+    """What answers take beyond the run of their kernel, by whether their environment was warm.
+
+    Every run has one; those on the same function may share it, so that later ones know.
+    """
+
+    def __init__(self) -> None:
+        self._spreads = {False: Spread(), True: Spread()}
+
+    def add(self, seconds: float, *, is_warm: bool) -> None:
+        """Take note of an answer."""
+        self._spreads[is_warm].add(seconds)
+
+    def allowance_s(self, first_s: float, *, is_warm: bool) -> float:
+        """What nearly all take; `first_s` while too few were seen."""
+        spread = self._spreads[is_warm]
+        if spread.count < _FEWEST:
+            return first_s
+        return spread.quantiles((), (_START_SURVIVAL,))[0] + _START_MARGIN_S
+
+
 class Hedging:
     """Watches attempts in flight and answers which of them to cover.
 
     Args:
         policy: When, and at what cost.
         gb: Memory of an environment, GB.
-        start_s: The start allowance that an earlier run has learnt, seconds; used until this one
-            has learnt its own.
+        start_s: The start allowance while nothing is known, seconds.
+        starts: What is known of starts; it learns more.
     """
 
     def __init__(
-        self, policy: HedgePolicy | None = None, *, gb: float = 1.0, start_s: float = _START_S
+        self,
+        policy: HedgePolicy | None = None,
+        *,
+        gb: float = 1.0,
+        start_s: float = _START_S,
+        starts: Starts | None = None,
     ) -> None:
         self._policy = policy or HedgePolicy()
         self._gb = gb
         self._first_start_s = start_s
-        self.start_s = start_s  # from a launch to the kernel, in a new environment, seconds
-        self.warm_s = start_s  # the same in a warm one
+        self._starts = starts or Starts()
+        # From a launch to the kernel, in a new environment and in a warm one, seconds.
+        self.start_s, self.warm_s = self._allowances_s()
 
         self._live: dict[int, Live] = {}
         self._late = Watch()
@@ -173,8 +200,6 @@ class Hedging:
         # Of opaque attempts: wall time in units of what was expected, and in seconds.
         self._spreads = {True: Spread(), False: Spread()}
         self._limits = {True: _Limits(), False: _Limits()}
-        # What answers take beyond the run, by whether it was in a warm environment.
-        self._starts = {False: Spread(), True: Spread()}
         self._unseen = 0  # values that were added to these since the last refresh
         self._refreshed_s = -math.inf
         self._usual_s = 0.0  # running mean of what attempts take, seconds
@@ -264,7 +289,7 @@ class Hedging:
         if run_s is not None:
             self._usual_s += (wall_s - self._usual_s) * (0.1 if self._usual_s else 1.0)
             if is_cold is not None:
-                self._starts[not is_cold].add(max(0.0, wall_s - run_s))
+                self._starts.add(max(0.0, wall_s - run_s), is_warm=not is_cold)
                 self._unseen += 1
 
     def refused(self, attempt: int) -> None:
@@ -427,8 +452,7 @@ class Hedging:
             if not live.is_sliced:
                 running[bool(live.expected_s)].append((now_s - live.launched_s) / live.unit_s)
         limits = {kind: self._learn(self._spreads[kind], running[kind]) for kind in running}
-        start_s = self._start_s(self._starts[False])
-        warm_s = min(start_s, self._start_s(self._starts[True]))
+        start_s, warm_s = self._allowances_s()
         if limits != self._limits or start_s != self.start_s or warm_s != self.warm_s:
             self._limits, self.start_s, self.warm_s = limits, start_s, warm_s
             for attempt, live in self._live.items():
@@ -439,11 +463,9 @@ class Hedging:
     def _size(self) -> int:
         return sum(spread.size for spread in self._spreads.values())
 
-    def _start_s(self, spread: Spread) -> float:
-        """What nearly all answers take beyond their run."""
-        if spread.count < _FEWEST:
-            return self._first_start_s
-        return spread.quantiles((), (_START_SURVIVAL,))[0] + _START_MARGIN_S
+    def _allowances_s(self) -> tuple[float, float]:
+        start_s = self._starts.allowance_s(self._first_start_s, is_warm=False)
+        return start_s, min(start_s, self._starts.allowance_s(self._first_start_s, is_warm=True))
 
     def _learn(self, spread: Spread, running: Sequence[float]) -> _Limits:
         policy = self._policy

@@ -20,6 +20,7 @@ from fanout.engine import Engine
 from fanout.errors import UsageError
 from fanout.grouping import Grouping
 from fanout.guards import Guards, guards_of
+from fanout.hedging import Starts
 from fanout.intake import checked_input
 from fanout.kernel_spec import prepare
 from fanout.options import check
@@ -55,6 +56,7 @@ class RunSetup:
         self._shows_progress = shows_progress
         self._orphans: set[asyncio.Task[None]] = set()
         self._estimates = Estimates()
+        self._starts = Starts()
 
     def engine(
         self,
@@ -167,6 +169,7 @@ class RunSetup:
                 is_idempotent=options.get("idempotent", True),
                 max_gb_s=max_gb_s,
                 timeout_s=options.get("timeout_s"),
+                starts=self._starts,
             )
         if max_gb_s is not None:
             msg = f"max_gb_s={max_gb_s!r} is for Lambda: {self._backend.name} costs nothing"

@@ -6,7 +6,7 @@ import heapq
 import math
 import random
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import hypothesis.strategies as st
 import pytest
@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from fanout.errors import UsageError
-from fanout.hedging import HedgeCounts, HedgePolicy, Hedging
+from fanout.hedging import HedgeCounts, HedgePolicy, Hedging, Starts
 from fanout.spread import Spread, bin_of
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ PLENTY = 1e9
 class Bench:
     """A `Hedging` to experiment with, whose attempts are numbered by the bench."""
 
-    def __init__(self, policy: HedgePolicy = FREELY, **options: float) -> None:
+    def __init__(self, policy: HedgePolicy = FREELY, **options: Any) -> None:
         self.hedging = Hedging(policy, **options)
         self.now_s = 0.0
         self.count = 0
@@ -229,6 +229,14 @@ def test_sliced_attempts_tell_about_starts_as_well() -> None:
         bench.hedging.ended(attempt, bench.now_s, run_s=10.0, is_cold=True)
     bench.due()
     assert bench.hedging.start_s == about(2.3)
+
+
+def test_a_later_run_knows_what_starts_took_in_an_earlier_one() -> None:
+    starts = Starts()
+    earlier = Bench(starts=starts)
+    earlier.teach(*[12.0] * 20, start_s=2.0)
+    assert Hedging(starts=starts).start_s == about(2.3)
+    assert Hedging().start_s == 8.0
 
 
 def test_warm_attempts_say_nothing_about_starts() -> None:

@@ -15,7 +15,7 @@ A task is, at any moment, in exactly one place:
                   +--------- attempt did not run, was refused or lost, or left it (not charged)
 
 How those that wait are put together is `Supply`'s affair; what is in flight, and who has to know
-of it, is `Flight`'s.
+of it, is `Flight`'s; in which order outcomes go, `Delivery`'s.
 
 Groups and blame. A crash or a timeout of an attempt that carried several tasks blames none of them:
 each is sent again *alone*, at no charge, and the guilty one convicts itself. So it is with one that
@@ -48,6 +48,7 @@ from collections import OrderedDict
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
+from fanout.delivery import Delivery
 from fanout.errors import BackendError, BudgetExceededError
 from fanout.events import (
     Action,
@@ -142,8 +143,6 @@ class Scheduler:
         self._gb = guards.billed.gb if guards.billed is not None else 1.0
         self._stops = guards.stops
         self._hedges = guards.hedging is not None
-        self._is_ordered = is_ordered
-        self._is_consumed = is_consumed
         self._stops_on_failure = stops_on_failure
 
         self._unsettled: set[int] = set()
@@ -166,10 +165,7 @@ class Scheduler:
             can_escalate=can_escalate,
         )
         self._next_attempt = 0
-        self._ready: list[Outcome[Any]] = []  # to deliver at the end of this step
-        self._held: dict[int, Outcome[Any]] = {}  # ordered runs: waiting for a predecessor
-        self._next_in_order = 0
-        self._unconsumed = 0
+        self._delivery = Delivery(is_ordered=is_ordered, is_consumed=is_consumed)
         self._barren = 0
         self._is_cover_held = False  # a cover is due that the service doesn't take yet
         self._armed_s: float | None = None
@@ -180,7 +176,7 @@ class Scheduler:
         return (
             f"<Scheduler: {self._supply.offered} offered, {len(self._unsettled)} unsettled, "
             f"{len(self._flight)} attempts in flight, {len(self._backing_off)} backing off, "
-            f"{len(self._held)} held, {self._unconsumed} unconsumed"
+            f"{self._delivery.outstanding} to deliver"
             f"{', finished' if self.is_finished else ''}>"
         )
 
@@ -210,7 +206,7 @@ class Scheduler:
         if self._supply.has_ended or self.is_finished:
             return 0
         window = self._supply.window
-        room = window - len(self._unsettled) - len(self._held) - self._unconsumed
+        room = window - len(self._unsettled) - self._delivery.outstanding
         return room if room >= window // 4 else 0
 
     def turn(self, now_s: float) -> Seat | None:
@@ -241,7 +237,7 @@ class Scheduler:
                 if self._timeout_s is None:
                     return []
             case Consumed(count=count):  # which only `wanted` has to do with
-                self._unconsumed = max(0, self._unconsumed - count)
+                self._delivery.consumed(count)
                 return []
             case AttemptFailed(attempt=number, failure=failure):
                 self._on_failed(number, failure, now_s)
@@ -447,22 +443,13 @@ class Scheduler:
         self._failures.forget(outcome.index)
         if self._stops is not None:
             self._stops.forget(outcome.index)
-        if self._is_ordered:
-            self._held[outcome.index] = outcome
-        else:
-            self._ready.append(outcome)
+        self._delivery.settle(outcome)
 
     # ---- the end of every step, in this order ----
 
     def _deliver(self) -> None:
-        while self._held and (outcome := self._held.pop(self._next_in_order, None)) is not None:
-            self._ready.append(outcome)
-            self._next_in_order += 1
-        if not self._ready:
+        if not (outcomes := self._delivery.batch()):
             return
-        outcomes, self._ready = self._ready, []
-        if self._is_consumed:
-            self._unconsumed += len(outcomes)
         self._actions.append(Deliver(outcomes))
         if self._stops_on_failure and any(outcome.error is not None for outcome in outcomes):
             self._end(None)

@@ -35,7 +35,7 @@ AT_ONCE = RetryPolicy(base_s=0.0, on=(ConnectionError,))
 
 def invariants(scheduler: Scheduler) -> None:
     """Assert that the scheduler's books agree with each other."""
-    assert not scheduler._ready, "outcomes are delivered in the step in which they come"
+    assert not scheduler._delivery._ready, "outcomes are delivered in the step in which they come"
     assert not scheduler._actions, "actions are returned in the step in which they arise"
     if scheduler.is_finished:
         assert not scheduler._flight or not scheduler._can_stop
@@ -49,8 +49,8 @@ def invariants(scheduler: Scheduler) -> None:
     assert all(times == 1 for times in places.values()), f"a task is in two places: {places}"
     assert set(places) == scheduler._unsettled, "a task is lost, or was settled and kept"
     assert all(task < scheduler._supply.offered for task in places)
-    assert not scheduler._held.keys() & scheduler._unsettled
-    assert all(task > scheduler._next_in_order for task in scheduler._held)
+    assert not scheduler._delivery._held.keys() & scheduler._unsettled
+    assert all(task > scheduler._delivery._next_in_order for task in scheduler._delivery._held)
     assert len(scheduler._flight) <= scheduler._limit
     failures = scheduler._failures
     assert failures._charged.keys() <= scheduler._unsettled
@@ -61,7 +61,7 @@ def invariants(scheduler: Scheduler) -> None:
     assert all(tasks for _, tasks in scheduler._backing_off), "nobody backs off"
     assert set(scheduler._deadlines) <= set(scheduler._flight), "a deadline of nothing"
     assert list(scheduler._deadlines.values()) == sorted(scheduler._deadlines.values())
-    assert scheduler._unconsumed == 0 or scheduler._is_consumed
+    assert scheduler._delivery._unconsumed == 0 or scheduler._delivery._is_consumed
     due_s = [when_s for when_s, _ in scheduler._backing_off] + [*scheduler._deadlines.values()]
     if due_s:
         assert scheduler._armed_s is not None, "something is due, and no wake-up is"
@@ -79,7 +79,12 @@ def held_by(scheduler: Scheduler) -> int:
     """How many entries all of the scheduler's containers have together: its memory."""
     # Those that back off together are one entry of a list, but keep a number for each task.
     together = sum(len(tasks) - 1 for _, tasks in scheduler._backing_off)
-    parts = [vars(scheduler), vars(scheduler._supply), vars(scheduler._flight)]
+    parts = [
+        vars(scheduler),
+        vars(scheduler._supply),
+        vars(scheduler._flight),
+        vars(scheduler._delivery),
+    ]
     return together + sum(_entries(value) for part in parts for value in part.values())
 
 

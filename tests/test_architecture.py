@@ -25,7 +25,7 @@ LAYERS = [
     | {"capacity", "learnt_limit", "token_bucket"}
     | {"attempts", "flight", "task_failures", "scheduler"}
     | {"spread", "watch"}
-    | {"budget", "hard_stops", "hedging", "storm", "guards"},
+    | {"budget", "hard_stops", "hedging", "storm", "guards", "delivery"},
     {"lambda_figures"},
     {"fleet", "simulator"},
     {"codec.parts"},

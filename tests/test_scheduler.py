@@ -102,8 +102,7 @@ def test_its_repr_shows_where_the_tasks_are() -> None:
     bench = Bench(limit=1)
     bench.offer(3)
     assert repr(bench.scheduler) == (
-        "<Scheduler: 3 offered, 3 unsettled, 1 attempts in flight, 0 backing off, 0 held, "
-        "0 unconsumed>"
+        "<Scheduler: 3 offered, 3 unsettled, 1 attempts in flight, 0 backing off, 0 to deliver>"
     )
     bench.feed(Cancelled())
     assert repr(bench.scheduler).endswith(", finished>")

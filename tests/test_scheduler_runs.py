@@ -118,7 +118,7 @@ class _Backend:
                     self._serve(number, tasks)
                 case Deliver(outcomes=outcomes):
                     self.delivered.update(outcome.index for outcome in outcomes)
-                    self._untaken += len(outcomes) if self.scheduler._is_consumed else 0
+                    self._untaken += len(outcomes) if self.scheduler._delivery._is_consumed else 0
                 case WakeAt(at_s=at_s):
                     self.timer_s = at_s
                 case Finish():

@@ -5,7 +5,7 @@
 The fleet's noise is ASSUMED (`fanout/fleet.py`), not measured on AWS: figures compare policies, and
 promise nothing. Chunks of 10 s in the mean, quota 1000, cold; a client that launches 250 a second,
 and one that launches 2000. All policies have the same chunks and environments. 200 seeds take more
-than half an hour on 2 cores, `--quick` (20 seeds of the short workloads) a minute or two.
+than half an hour on 2 cores, `--quick` (20 seeds of the short workloads) some minutes.
 
     none, spark3, spark4, cubed, tail_q95    whole chunks, with second attempts as these have them
     ours_fixed    the scheduler of fanout, group=20: an attempt carries what others call a chunk

@@ -63,13 +63,14 @@ class Seat:
         wake: What to call when it is the run's turn; whoever drives the run sets it.
     """
 
-    __slots__ = ("has_left", "in_flight", "waiting", "wake")
+    __slots__ = ("asks_s", "has_left", "in_flight", "waiting", "wake")
 
     def __init__(self) -> None:
         self.in_flight = 0
         self.wake: Callable[[], None] | None = None
         self.has_left = False
         self.waiting = math.inf  # its number in the line; those who don't wait are behind all
+        self.asks_s = math.inf  # when it will ask again of its own accord, if it waits
 
     def __repr__(self) -> str:
         waits = f", waits as {self.waiting}" if self.waiting < math.inf else ""
@@ -159,10 +160,15 @@ class Capacity:
             seat.waiting = math.inf
 
     def turn(self, now_s: float) -> Seat | None:
-        """The seat to be asked now, as it waits and may launch."""
-        if not self._line or not self._is_open(now_s):
+        """The seat to be asked now, as it waits and may launch, or doesn't know yet when it may.
+
+        The latter since it was told that only an event can change that, and one has.
+        """
+        open_s = self._open_s(now_s) if self._line else None
+        if open_s is None:
             return None
-        return min(self._line, key=lambda seat: seat.order)
+        first = min(self._line, key=lambda seat: seat.order)
+        return first if open_s <= now_s or open_s < first.asks_s else None
 
     def admits(self, seat: Seat, now_s: float) -> bool:
         """Whether the run may launch an attempt now; if not, it waits from now on."""
@@ -176,6 +182,8 @@ class Capacity:
             self._numbers += 1
             seat.waiting = self._numbers
             self._line.append(seat)
+        due_s = self.due_s(now_s)
+        seat.asks_s = math.inf if due_s is None else due_s
         return False
 
     def due_s(self, now_s: float) -> float | None:

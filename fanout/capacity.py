@@ -171,12 +171,14 @@ class Capacity:
         return first if open_s <= now_s or open_s < first.asks_s else None
 
     def admits(self, seat: Seat, now_s: float) -> bool:
-        """Whether the run may launch an attempt now; if not, it waits from now on."""
+        """Whether the run may launch an attempt now; if not, it waits from now on.
+
+        If it does wait, it keeps its place until it launches, or rests.
+        """
         assert not seat.has_left, "a run that has left launches nothing"
         order = seat.order
         is_next = all(order <= other.order for other in self._line)
         if is_next and self._is_open(now_s):
-            self.rest(seat)
             return True
         if seat.waiting == math.inf:
             self._numbers += 1
@@ -221,6 +223,7 @@ class Capacity:
 
     def launched(self, seat: Seat, now_s: float) -> None:
         """An attempt that was admitted is on its way."""
+        self.rest(seat)
         if self._rate is not None:
             self._rate.take(now_s)
         if self._needs_growth(now_s):

@@ -491,13 +491,16 @@ class Scheduler:
         if not is_paused:
             self._cover(now_s)  # first of all, or it would never get a place
         if is_paused or not self._supply:
-            self._flight.rest()
+            if is_paused or not self._is_cover_held:
+                self._flight.rest()
             return
         fleet = self._supply.fleet()
         first = self._next_attempt
+        is_held = self._is_cover_held
         dear = []
         while self._has_room(fleet):
             if not self._flight.admits(now_s):
+                is_held = True
                 break
             tasks = self._supply.next_group(fleet, now_s)
             if not tasks:
@@ -510,9 +513,9 @@ class Scheduler:
         for tasks in reversed(dear):
             self._supply.put_back(tasks)
         self._supply.launched(self._next_attempt - 1, self._next_attempt - first, now_s)
-        if not self._has_room(fleet):
+        if not is_held:
             self._flight.rest()
-        elif not self._flight and (over := self._flight.overdraft) is not None:
+        if not self._flight and self._has_room(fleet) and (over := self._flight.overdraft) is not None:
             error = BudgetExceededError(*over)
             self._end(Failure(kind=FailureKind.REFUSED, error=error, is_fatal=True))
 

@@ -515,7 +515,7 @@ class Scheduler:
         self._supply.launched(self._next_attempt - 1, self._next_attempt - first, now_s)
         if not is_held:
             self._flight.rest()
-        if not self._flight and self._has_room(fleet) and (over := self._flight.overdraft) is not None:
+        if dear and not self._flight and (over := self._flight.overdraft) is not None:
             error = BudgetExceededError(*over)
             self._end(Failure(kind=FailureKind.REFUSED, error=error, is_fatal=True))
 

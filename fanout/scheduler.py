@@ -27,8 +27,8 @@ Refusals. When the service throttles or can't be reached, nothing more is launch
 least as long as it asked for, and longer each time, until a worker is reached. When none is for too
 long, the run ends (`throttle.PATIENCE_S`).
 
-Laws, held by tests/test_scheduler_laws.py under any interleaving of answers, failures, losses and
-late replies:
+Laws, held by tests/test_scheduler_laws.py, and by test_scheduler_laws_lambda.py for runs that share
+a capacity, under any interleaving of answers, failures, losses and late replies:
   1. every task offered is delivered exactly once, unless the run is cancelled or ends by failure;
   2. attempts in flight never exceed `limit`;
   3. no task takes more than `retry.max_attempts` charged attempts, or loses more than

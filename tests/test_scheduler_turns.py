@@ -1,4 +1,4 @@
-"""Whose turn it is, of runs that share a function: a turn is not lost, and not taken for nothing."""
+"""Whose turn it is, of runs that share a function: no turn is lost, and none taken for nothing."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_runs_don_t_lose_their_turn_over_a_task_that_is_too_dear() -> None:
     refuse_all(capacity, 9.0, wait_s=5.0)
     for run in runs:
         stop = Failure(kind=FailureKind.TIMED_OUT, hard_s=10.0)
-        late = Outcome(0, error=TimeoutError(), failure=stop)
+        late: Outcome[Any] = Outcome(0, error=TimeoutError(), failure=stop)
         run.handle(AttemptAnswered(0, [late], report_of(0, total_s=10.0)), 10.0)  # 122 now
         assert launched(run.handle(Offered(3, 1), 10.0)) == []
     took_turns = []

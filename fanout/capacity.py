@@ -53,6 +53,8 @@ _LOOK_AGAIN_S: Final = 0.05
 # How long an idle environment is counted on, seconds. AWS doesn't say how long it keeps one; people
 # report 5 to 10 minutes. One that is forgotten too early costs a token, no more.
 _KEPT_S: Final = 300.0
+# Environments that died, of which it is remembered which they were taken for.
+_LOST_KEPT: Final = 1024
 
 
 class Seat:
@@ -63,13 +65,14 @@ class Seat:
         wake: What to call when it is the run's turn; whoever drives the run sets it.
     """
 
-    __slots__ = ("has_left", "in_flight", "waiting", "wake")
+    __slots__ = ("asks_s", "has_left", "in_flight", "waiting", "wake")
 
     def __init__(self) -> None:
         self.in_flight = 0
         self.wake: Callable[[], None] | None = None
         self.has_left = False
         self.waiting = math.inf  # its number in the line; those who don't wait are behind all
+        self.asks_s = math.inf  # when it will ask again of its own accord, if it waits
 
     def __repr__(self) -> str:
         waits = f", waits as {self.waiting}" if self.waiting < math.inf else ""
@@ -107,6 +110,7 @@ class Capacity:
         self._numbers = 0
 
         self._seen: OrderedDict[str, float] = OrderedDict()  # environments, when they answered
+        self._lost: OrderedDict[str, None] = OrderedDict()  # that are taken for dead
         self._unheard = 0  # environments that should be there, by what was launched
 
         self._learnt = LearntLimit(limit)
@@ -159,23 +163,32 @@ class Capacity:
             seat.waiting = math.inf
 
     def turn(self, now_s: float) -> Seat | None:
-        """The seat to be asked now, as it waits and may launch."""
-        if not self._line or not self._is_open(now_s):
+        """The seat to be asked now, as it waits and may launch, or doesn't know yet when it may.
+
+        The latter since it was told that only an event can change that, and one has.
+        """
+        open_s = self._open_s(now_s) if self._line else None
+        if open_s is None:
             return None
-        return min(self._line, key=lambda seat: seat.order)
+        first = min(self._line, key=lambda seat: seat.order)
+        return first if open_s <= now_s or open_s < first.asks_s else None
 
     def admits(self, seat: Seat, now_s: float) -> bool:
-        """Whether the run may launch an attempt now; if not, it waits from now on."""
+        """Whether the run may launch an attempt now; if not, it waits from now on.
+
+        If it does wait, it keeps its place until it launches, or rests.
+        """
         assert not seat.has_left, "a run that has left launches nothing"
         order = seat.order
         is_next = all(order <= other.order for other in self._line)
         if is_next and self._is_open(now_s):
-            self.rest(seat)
             return True
         if seat.waiting == math.inf:
             self._numbers += 1
             seat.waiting = self._numbers
             self._line.append(seat)
+        due_s = self.due_s(now_s)
+        seat.asks_s = math.inf if due_s is None else due_s
         return False
 
     def due_s(self, now_s: float) -> float | None:
@@ -213,6 +226,7 @@ class Capacity:
 
     def launched(self, seat: Seat, now_s: float) -> None:
         """An attempt that was admitted is on its way."""
+        self.rest(seat)
         if self._rate is not None:
             self._rate.take(now_s)
         if self._needs_growth(now_s):
@@ -230,19 +244,32 @@ class Capacity:
             seat: Whose it was.
             now_s: When.
             environment: The id of the environment that answered; None if none did. Then one is
-                taken for dead; should it live, it is counted again when it answers.
+                taken for dead; should it live, another one is, when it answers.
         """
         self._leave_flight(seat)
         self._waves = 0
         if environment is None:
-            if self._unheard <= self._in_flight and self._seen:
-                self._seen.popitem(last=False)
+            if self._unheard <= self._in_flight:
+                self._lose_one()
         else:
-            if environment not in self._seen:
+            if environment in self._lost:
+                del self._lost[environment]
+                self._lose_one()  # so it was another one
+            elif environment not in self._seen:
                 self._unheard = max(0, self._unheard - 1)
             self._seen[environment] = now_s
             self._seen.move_to_end(environment)
         self._unheard = min(self._unheard, self._in_flight)
+
+    def _lose_one(self) -> None:
+        """An environment died; nobody knows which: the one not heard of for longest, it is taken."""
+        if self._seen:
+            environment, _ = self._seen.popitem(last=False)
+            self._lost[environment] = None
+            if len(self._lost) > _LOST_KEPT:
+                self._lost.popitem(last=False)
+        else:
+            self._unheard = max(0, self._unheard - 1)
 
     def unsent(self, seat: Seat) -> None:
         """An attempt never reached the service, or nobody will hear of it any more."""

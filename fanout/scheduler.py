@@ -27,8 +27,8 @@ Refusals. When the service throttles or can't be reached, nothing more is launch
 least as long as it asked for, and longer each time, until a worker is reached. When none is for too
 long, the run ends (`throttle.PATIENCE_S`).
 
-Laws, held by tests/test_scheduler_laws.py under any interleaving of answers, failures, losses and
-late replies:
+Laws, held by tests/test_scheduler_laws.py, and by test_scheduler_laws_lambda.py for runs that share
+a capacity, under any interleaving of answers, failures, losses and late replies:
   1. every task offered is delivered exactly once, unless the run is cancelled or ends by failure;
   2. attempts in flight never exceed `limit`;
   3. no task takes more than `retry.max_attempts` charged attempts, or loses more than
@@ -467,16 +467,19 @@ class Scheduler:
         if self._hedges and not is_paused:
             self._cover(now_s)  # first of all, or it would never get a place
         if is_paused or not supply.waiting:
-            flight.rest()
+            if is_paused or not self._is_cover_held:
+                flight.rest()
             return
         if len(self._carried) >= self._limit:
             flight.rest()
             return
         fleet = supply.fleet(flight.warm(now_s))
         first = self._next_attempt
+        is_held = self._is_cover_held
         dear = []
         while supply.waiting and len(self._carried) < fleet:
             if not flight.admits(now_s):
+                is_held = True
                 break
             tasks = supply.next_group(fleet, now_s)
             if not tasks:
@@ -489,9 +492,9 @@ class Scheduler:
         for tasks in reversed(dear):
             supply.put_back(tasks)
         supply.launched(self._next_attempt - 1, self._next_attempt - first, now_s)
-        if not (supply.waiting and len(self._carried) < fleet):
+        if not is_held:
             flight.rest()
-        elif not self._carried and (over := flight.overdraft) is not None:
+        if dear and not self._carried and (over := flight.overdraft) is not None:
             error = BudgetExceededError(*over)
             self._end(Failure(kind=FailureKind.REFUSED, error=error, is_fatal=True))
 

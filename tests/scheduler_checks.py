@@ -9,6 +9,7 @@ import math
 import random
 from collections import Counter
 from dataclasses import fields
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from fanout.events import (
@@ -17,6 +18,7 @@ from fanout.events import (
     AttemptFailed,
     Deliver,
     Event,
+    Finish,
     InputEnded,
     Launch,
     Offered,
@@ -30,6 +32,8 @@ from fanout.tasks import AttemptReport, Environment, Outcome
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from fanout.token_bucket import RateLimit
+
 AT_ONCE = RetryPolicy(base_s=0.0, on=(ConnectionError,))
 
 
@@ -41,9 +45,13 @@ def invariants(scheduler: Scheduler) -> None:
         assert not scheduler._flight or not scheduler._can_stop
         return
     backing_off = [task for _, tasks in scheduler._backing_off for task in tasks]
-    in_attempts = [
+    in_attempts = Counter(
         task for number in scheduler._flight for task in scheduler._flight.tasks_of(number)
-    ]
+    )
+    if scheduler._flight._hedging is not None:  # then others may have done what an attempt carries
+        in_attempts = Counter({t: n for t, n in in_attempts.items() if t in scheduler._unsettled})
+    most = 1 if scheduler._flight._hedging is None else 2
+    assert all(times <= most for times in in_attempts.values()), "a task has two covers"
     waiting = list(scheduler._supply)
     places = Counter([*waiting, *backing_off, *in_attempts])
     assert all(times == 1 for times in places.values()), f"a task is in two places: {places}"
@@ -68,6 +76,9 @@ def invariants(scheduler: Scheduler) -> None:
         assert scheduler._armed_s <= min(due_s)
     has_budget = scheduler._flight._budget is not None  # then they may wait for an answer
     if waiting and not has_budget and len(scheduler._flight) < scheduler._supply.fleet():
+        seat = scheduler.seat
+        if seat is not None and seat.waiting < math.inf:
+            return  # it is woken when it is its turn
         assert scheduler._armed_s is not None, "tasks wait out a pause, and no wake-up ends it"
         until_s = max(
             scheduler._flight._throttle.until_s, scheduler._supply._probing_until_s or -math.inf
@@ -86,6 +97,42 @@ def held_by(scheduler: Scheduler) -> int:
         vars(scheduler._delivery),
     ]
     return together + sum(_entries(value) for part in parts for value in part.values())
+
+
+def left_by(scheduler: Scheduler) -> int:
+    """How many entries there are of attempts in flight, in all that keeps an eye on them."""
+    flight = scheduler._flight
+    count = sum(_entries(value) for value in vars(flight._attempts).values() if value is not None)
+    count -= len(scheduler._unsettled)  # which is not its own
+    count += len(flight._escalated)
+    if flight.seat is not None:
+        count += flight.seat.in_flight + (flight.seat.waiting < math.inf)
+    if flight._hedging is not None:
+        count += len(flight._hedging._live)
+    if flight._budget is not None:
+        count += len(flight._budget._reservations) + (flight._budget.reserved_gb_s > 0)
+    if flight._storm is not None:
+        count += sum(block.in_flight for block in flight._storm._blocks.values())
+    return count
+
+
+def comparable(action: Action) -> object:
+    """The action with its exceptions as texts, since two equal exceptions are not equal."""
+    match action:
+        case Deliver(outcomes=outcomes):
+            return ("Deliver", [(o.index, o.value, repr(o.error), o.attempts) for o in outcomes])
+        case Finish(failure=failure):
+            return ("Finish", failure and (failure.kind, failure.detail, repr(failure.error)))
+        case _:
+            return action
+
+
+def assert_windows_keep(times: Sequence[float], limit: RateLimit) -> None:
+    """No window up to now sees more than the bucket allows; compared as fractions."""
+    exact = [Fraction(time_s) for time_s in times]
+    for first in range(len(exact)):
+        allowed = limit.burst + Fraction(limit.per_s) * (exact[-1] - exact[first])
+        assert len(exact) - first <= allowed
 
 
 def _entries(value: Any) -> int:

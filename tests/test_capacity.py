@@ -411,6 +411,22 @@ def test_waves_without_an_answer_pause_longer_each_time() -> None:
     assert shared.due_s(now_s) == pytest.approx(now_s + 0.05)
 
 
+def test_environments_are_counted_right_whichever_of_them_died() -> None:
+    """The one that was taken for dead answers: so it was another one."""
+    shared = capacity(4, growth=RateLimit(per_s=0.001, burst=3))
+    seat = shared.seat()
+    fill(shared, seat, 0.0, most=3)
+    for environment in ("a", "b", "c"):
+        end(shared, seat, 1.0, environment)
+    fill(shared, seat, 2.0, most=3)
+    end(shared, seat, 3.0, None)  # it was c's, and a is taken for dead
+    assert shared.environments(3.0) == 2
+    end(shared, seat, 4.0, "a")
+    assert shared.environments(4.0) == 2
+    end(shared, seat, 5.0, "b")
+    assert shared.environments(5.0) == 2
+
+
 # ---- fairness ----
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
-from fractions import Fraction
 
 import hypothesis.strategies as st
 from hypothesis import Phase, given, settings
@@ -18,6 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from fanout.capacity import Capacity, Seat
 from fanout.token_bucket import RateLimit
+from tests.scheduler_checks import assert_windows_keep
 
 REASONS = st.sampled_from(
     [
@@ -47,14 +47,6 @@ class Attempt:
     run: int
     launched_s: float
     environment: str | None
-
-
-def assert_windows_keep(times: list[float], limit: RateLimit) -> None:
-    """No window sees more than the bucket allows; compared as fractions."""
-    exact = [Fraction(time_s) for time_s in times]
-    for first in range(len(exact)):
-        allowed = limit.burst + Fraction(limit.per_s) * (exact[-1] - exact[first])
-        assert len(exact) - first <= allowed
 
 
 class Laws(RuleBasedStateMachine):

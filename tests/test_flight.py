@@ -102,3 +102,12 @@ def test_what_ran_in_the_larger_function_is_billed_as_that() -> None:
     assert (budget.spent_gb_s, budget.reserved_gb_s) == (10.0, 120.0)
     run.answer(larger, 25.0)
     assert (budget.spent_gb_s, budget.reserved_gb_s) == (25.0, 0.0)
+
+
+def test_an_attempt_whose_cover_was_lost_is_covered_again() -> None:
+    run = Run(hedging=Hedging())
+    (hung,) = run.offer(1)
+    (cover,) = run.feed(Ticked(), 30.0)
+    assert run.feed(Ticked(), 31.0) == []  # one at a time
+    (again,) = run.feed(AttemptFailed(cover.attempt, CRASHED), 32.0)
+    assert again.covers == hung.attempt

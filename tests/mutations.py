@@ -23,6 +23,7 @@ ROOT: Final = Path(__file__).parent.parent
 # The pure ones, the quick ones first.
 TESTS: Final = (
     "scheduler_turns",
+    "flight",
     "attempts",
     "budget",
     "capacity",

@@ -262,7 +262,7 @@ class Capacity:
         self._unheard = min(self._unheard, self._in_flight)
 
     def _lose_one(self) -> None:
-        """An environment died; nobody knows which: the one not heard of for longest, it is taken."""
+        """An environment died, and is taken for the one that was not heard of for longest."""
         if self._seen:
             environment, _ = self._seen.popitem(last=False)
             self._lost[environment] = None

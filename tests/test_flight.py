@@ -24,7 +24,7 @@ from fanout.retry import Failure, FailureKind, RetryPolicy
 from fanout.scheduler import Scheduler
 from fanout.storm import StormGuard
 from fanout.tasks import Outcome
-from tests.scheduler_checks import report_of
+from tests.scheduler_checks import guards_in, report_of
 
 CRASHED = Failure(kind=FailureKind.CRASHED, detail="died")
 THROTTLED = Failure(kind=FailureKind.THROTTLED, reason="CallerRateLimitExceeded")
@@ -34,13 +34,14 @@ class Run:
     """A scheduler as on Lambda, with one task in each attempt."""
 
     def __init__(self, *, limit: int = 10, **options: Any) -> None:
+        options["capacity"] = Capacity(limit, growth=None, rate=None)
         self.scheduler = Scheduler(
             limit=limit,
             grouping=Grouping(GroupPolicy(fixed=1), estimate=Estimate(unit_s=1.0)),
             rng=random.Random(0),
             retry=RetryPolicy(max_attempts=1),
             can_stop=False,
-            capacity=Capacity(limit, growth=None, rate=None),
+            guards=guards_in(options),
             **options,
         )
 

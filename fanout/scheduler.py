@@ -494,7 +494,12 @@ class Scheduler:
         supply.launched(self._next_attempt - 1, self._next_attempt - first, now_s)
         if not is_held:
             flight.rest()
-        if dear and not self._carried and (over := flight.overdraft) is not None:
+        if dear and not self._carried and not self._backing_off and not self.wanted:
+            self._end_for_budget()
+
+    def _end_for_budget(self) -> None:
+        """What is dear is all there is: end, if nothing can make it cheaper."""
+        if (over := self._flight.overdraft) is not None:
             error = BudgetExceededError(*over)
             self._end(Failure(kind=FailureKind.REFUSED, error=error, is_fatal=True))
 

@@ -11,9 +11,17 @@ from hypothesis import given
 
 from fanout.budget import Billed, Budget
 from fanout.errors import BudgetExceededError
-from fanout.events import AttemptAnswered, AttemptFailed, Finish, Launch
+from fanout.events import (
+    AttemptAnswered,
+    AttemptFailed,
+    Finish,
+    InputEnded,
+    Launch,
+    Offered,
+    Ticked,
+)
 from fanout.hard_stops import GRACE_S, HardStops
-from fanout.retry import Failure, FailureKind
+from fanout.retry import Failure, FailureKind, RetryPolicy
 from fanout.tasks import Outcome
 from tests.scheduler_checks import Bench, delivered, launched, report_of
 
@@ -177,3 +185,21 @@ def test_without_a_budget_groups_only_are_ended() -> None:
     assert (first.hard_s, first.ends_s) == (None, None)
     assert second.soft_s == 10.0
     assert second.hard_s == 40.0
+
+
+def test_a_dear_task_waits_for_cheaper_ones_that_back_off_or_are_to_come() -> None:
+    bench = BudgetBench(300.0, limit=1, retry=RetryPolicy(base_s=10.0))
+    bench.offer(2, ends=False)
+    assert bench.stop(0, 38.0) == [[0]]
+    assert bench.stop(1, 200.0) == [[1]]
+    crashed = Failure(kind=FailureKind.CRASHED)
+    bench.fail(2, crashed, 201.0)
+    assert not bench.scheduler.is_finished, "task 1 backs off"
+    bench.feed(Ticked(), 230.0)
+    bench.answer(3, now_s=231.0)
+    assert not bench.scheduler.is_finished, "the input may have more"
+    assert launched(bench.feed(Offered(2, 1), 232.0)) == [[2]]
+    bench.answer(4, now_s=233.0)
+    bench.feed(InputEnded(), 234.0)
+    assert bench.scheduler.is_finished
+    assert sorted(outcome.index for outcome in bench.outcomes) == [1, 2]

@@ -23,11 +23,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Offered:
-    """The input gave `count` more chunks, with indices from `first`; 1 is a usual weight."""
+    """The input gave `count` more chunks, with indices from `first`; 1 is a usual weight.
+
+    The outcomes of some may be `known` from an earlier run: these tasks are settled.
+    """
 
     first: int
     count: int
     weights: Sequence[float] | None = None
+    known: Sequence[Outcome[Any]] = ()
 
 
 @dataclass(frozen=True, slots=True)

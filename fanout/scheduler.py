@@ -230,8 +230,8 @@ class Scheduler:
         match event:
             case AttemptAnswered():
                 self._on_answered(event, now_s)
-            case Offered(first=first, count=count, weights=weights):
-                self._unsettled.update(self._supply.offer(first, count, weights))
+            case Offered():
+                self._on_offered(event)
             case AttemptStarted(attempt=number):
                 self._on_started(number, now_s)
                 if self._timeout_s is None:
@@ -259,6 +259,13 @@ class Scheduler:
         return actions
 
     # ---- events ----
+
+    def _on_offered(self, event: Offered) -> None:
+        known = {outcome.index for outcome in event.known}
+        tasks = self._supply.offer(event.first, event.count, event.weights, known)
+        self._unsettled.update(tasks)
+        for outcome in event.known:
+            self._delivery.settle(outcome)
 
     def _on_started(self, number: int, now_s: float) -> None:
         if number in self._flight and self._timeout_s is not None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from fanout.task_queue import TaskQueue
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     from fanout.grouping import Grouping
     from fanout.tasks import AttemptReport
@@ -74,13 +74,22 @@ class Supply:
 
     # ---- what comes ----
 
-    def offer(self, first: int, count: int, weights: Sequence[float] | None) -> range:
-        """Chunks came from the input; returns their tasks."""
+    def offer(
+        self,
+        first: int,
+        count: int,
+        weights: Sequence[float] | None,
+        known: Collection[int] = (),
+    ) -> Sequence[int]:
+        """Chunks came from the input; returns their tasks, but for those that are known."""
         assert first == self.offered, "chunks are offered in order, each once"
-        tasks = range(first, first + count)
+        tasks: Sequence[int] = range(first, first + count)
         self.offered += count
-        self.waiting += count
-        self._offered_amount += count if weights is None else sum(weights)
+        if known:
+            tasks = [task for task in tasks if task not in known]
+            weights = None if weights is None else [weights[task - first] for task in tasks]
+        self.waiting += len(tasks)
+        self._offered_amount += len(tasks) if weights is None else sum(weights)
         self._queue.add(tasks, weights)
         return tasks
 

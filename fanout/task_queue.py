@@ -43,7 +43,7 @@ class TaskQueue:
             return float(len(tasks))
         return sum(self._weights.get(task, 1.0) for task in tasks)
 
-    def add(self, tasks: range, weights: Sequence[float] | None = None) -> None:
+    def add(self, tasks: Sequence[int], weights: Sequence[float] | None = None) -> None:
         """Add new tasks at the end."""
         if weights is None:
             self._plain.extend(tasks)

@@ -179,14 +179,18 @@ class Laws(RuleBasedStateMachine):
 
     # None has a precondition: what can't happen does nothing, and Hypothesis need not search.
 
-    @rule(share=st.floats(0.0, 1.0))
-    def offer(self, share: float) -> None:
+    @rule(share=st.floats(0.0, 1.0), every=st.sampled_from([0, 0, 0, 1, 3]))
+    def offer(self, share: float, every: int = 0) -> None:
+        """Of every so many chunks, one was done in an earlier run."""
         if not self.scheduler.wanted:
             return
         count = max(1, round(share * self.scheduler.wanted))
-        self.waiting.update(range(self.offered, self.offered + count))
+        tasks = range(self.offered, self.offered + count)
+        known = [Outcome(task, "known") for task in tasks if every and task % every == 0]
+        step = _Step(settled={outcome.index: outcome for outcome in known})
+        self.waiting.update(set(tasks) - step.settled.keys())
         self.offered += count
-        self._feed(Offered(self.offered - count, count), _Step())
+        self._feed(Offered(self.offered - count, count, known=known), step)
 
     @rule(luck=st.integers(0, 9))
     def end_input(self, luck: int) -> None:

@@ -45,7 +45,8 @@ from fanout.events import (
 from fanout.grouping import Estimate, Grouping, GroupPolicy
 from fanout.guards import Guards
 from fanout.hard_stops import HardStops
-from fanout.hedging import HedgePolicy, Hedging
+from fanout.hedge_policy import HedgePolicy
+from fanout.hedging import Hedging
 from fanout.retry import Failure, FailureKind, RetryPolicy
 from fanout.scheduler import Scheduler
 from fanout.storm import StormGuard

@@ -39,6 +39,9 @@ a capacity, under any interleaving of answers, failures, losses and late replies
      outcomes wait for the consumer.
 
 What is admitted is decided in one place, `_launch`: limits on rate and cost belong there.
+
+Longer than other files: what an event leads to is told in one place, and the parts that can do
+without the others (`Supply`, `Flight`, `Delivery`, `TaskFailures`) have files of their own.
 """
 
 from __future__ import annotations

@@ -47,6 +47,12 @@ def answered(
     return answer
 
 
+def scripted(script: str, *, within_s: int) -> subprocess.CompletedProcess[str]:
+    """What comes of a Python process that may be ended by its watchdog."""
+    command = [sys.executable, "-c", script]
+    return subprocess.run(command, capture_output=True, text=True, timeout=within_s, check=False)
+
+
 def hang_on_three(chunk: int) -> int:
     while chunk == 3:
         time.sleep(0.001)
@@ -164,9 +170,7 @@ def kernel():
 with stopper.watching(), stopper.task():
     kernel()
 """
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
-    )
+    done = scripted(script, within_s=60)
     assert done.returncode == 1
     assert "in kernel" in done.stderr
 
@@ -183,9 +187,7 @@ with stopper.watching(), stopper.task():
 time.sleep(0.4)
 print("alive")
 """
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
-    )
+    done = scripted(script, within_s=60)
     assert done.stdout == "alive\n", done.stderr
 
 
@@ -303,9 +305,7 @@ class Slow:
         pass
 told(Slow(), ends_s=0.2)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=50, check=False
-    )
+    done = scripted(script, within_s=50)
     assert done.returncode == 1
     assert "Timeout" in done.stderr
 
@@ -318,9 +318,7 @@ def kernel(_):
     ctypes.PyDLL(None).usleep(60_000_000)  # PyDLL keeps the GIL
 told(kernel, ends_s=0.5, timeout_s=30.0)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=25, check=False
-    )
+    done = scripted(script, within_s=25)
     assert done.returncode == 1
     assert "in kernel" in done.stderr
 
@@ -333,9 +331,7 @@ told(abs, ends_s=0.3)
 time.sleep(0.6)
 print("alive")
 """
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
-    )
+    done = scripted(script, within_s=60)
     assert done.stdout == "alive\n", done.stderr
 
 

@@ -13,7 +13,7 @@ import functools
 import logging
 from collections import deque
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from fanout.backends import AttemptError
 from fanout.errors import BackendError, DecodeError
@@ -54,6 +54,19 @@ if TYPE_CHECKING:
 _LOG: Final = logging.getLogger("fanout")
 
 
+class Journal(Protocol):
+    """What a run is written down in."""
+
+    def __call__(self, event: RunEvent) -> None:
+        """Take note of what happens."""
+
+    def recall(self, first: int, chunks: Sequence[Any]) -> Sequence[Outcome[Any]]:
+        """Take note of chunks; the outcomes of those that were done before."""
+
+    async def aclose(self, error: BaseException | None) -> None:
+        """Write down the rest."""
+
+
 class Engine:
     """Runs one map.
 
@@ -67,6 +80,7 @@ class Engine:
         weight: Tells how heavy a chunk is.
         drains: When the input raises, finish the tasks that it gave before, and deliver them.
         on_end: Called when all is over.
+        journal: Told everything, and asked for outcomes of an earlier run; closed with this one.
         orphans: Takes what is in flight when the run ends, and can't be stopped; else it is given
             up.
         observers: Told everything, in order. What one raises ends the run.
@@ -84,6 +98,7 @@ class Engine:
         weight: Callable[[Any], float] | None = None,
         drains: bool = False,
         on_end: Callable[[], None] | None = None,
+        journal: Journal | None = None,
         orphans: set[asyncio.Task[None]] | None = None,
         observers: Sequence[Callable[[RunEvent], None]] = (),
     ) -> None:
@@ -98,13 +113,17 @@ class Engine:
             abort=self._abort,
             drains=drains,
             weight=weight,
+            recall=None if journal is None else journal.recall,
         )
+        self._journal = journal
         self._deliver = deliver
         self._on_end = on_end
         self._orphans = orphans
-        self._observers = observers
+        self._observers: Sequence[Callable[[RunEvent], None]] = observers
+        if journal is not None:
+            self._observers = [journal, *observers]
         # Most runs have nobody to tell, and attempts may be many.
-        self._hears_starts = bool(observers) or scheduler.hears_starts
+        self._hears_starts = bool(self._observers) or scheduler.hears_starts
 
         self._environments: dict[str, Environment] = {}
         self._attempts: dict[int, asyncio.Task[None]] = {}  # those that the scheduler waits for
@@ -162,6 +181,9 @@ class Engine:
             self._on_end()
         if (spill := self._request.spill) is not None:
             cancelled = await _join([self._loop.create_task(spill.aclose())]) or cancelled
+        if self._journal is not None:
+            closing = self._journal.aclose(error or self._error or self._intake.error)
+            cancelled = await _join([self._loop.create_task(closing)]) or cancelled
         # Whoever cancels a task expects it to end so, whatever else went wrong in it.
         if cancelled is not None and (error is None or isinstance(error, Exception)):
             error = cancelled

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from fanout.backends import Backend
     from fanout.events import RunEvent
     from fanout.grouping import Estimate
+    from fanout.journal import RunJournal
+    from fanout.kernel_spec import KernelSpec
     from fanout.large_objects import LargeObjects
     from fanout.options import MapOptions
     from fanout.tasks import Outcome
@@ -96,6 +98,9 @@ class RunSetup:
         timeout_s = options.get("timeout_s")
         weight = options.get("weight")
         spec = prepare(kernel, is_safe=is_safe)
+        total = len(source) if isinstance(source, Sized) else None
+        journal = self._journal(options, spec, run, total)
+        run = run if journal is None else journal.run
         # Weights may be in another unit the next time.
         known = f"{self._backend.name} {spec.digest}" if weight is None else None
         grouping = self._grouping(options, known)
@@ -110,8 +115,8 @@ class RunSetup:
             is_idempotent=is_idempotent,
             can_escalate=self._backend.can_escalate,
             can_stop=not stops_tasks,
-            guards=self._guards(options),
-            total=len(source) if isinstance(source, Sized) else None,
+            guards=self._guards(options, 0.0 if journal is None else journal.spent_gb_s),
+            total=total,
             least_window=len(source) if weight and isinstance(source, Sequence) else 0,
             is_ordered=is_ordered,
             is_consumed=is_consumed,
@@ -136,6 +141,7 @@ class RunSetup:
             drains=is_consumed,
             orphans=self._orphans if stops_tasks else None,
             on_end=functools.partial(self._estimates.keep, known, grouping) if known else None,
+            journal=journal,
             observers=[*observers, *self._observers(options)],
         )
 
@@ -158,7 +164,34 @@ class RunSetup:
             estimate=self._estimates.of(known) if known else None,
         )
 
-    def _guards(self, options: MapOptions) -> Guards:
+    def _journal(
+        self, options: MapOptions, spec: KernelSpec, run: str, total: int | None
+    ) -> RunJournal | None:
+        """Where what is done is written down: if the run has a name, or costs money."""
+        name, billed = options.get("name"), self._backend.billed
+        is_wanted = options.get("journal")
+        if is_wanted is None:
+            is_wanted = name is not None or billed is not None
+        if not is_wanted:
+            return None
+        from fanout.journal import About, journal_of
+
+        return journal_of(
+            About(
+                run=run,
+                name=name,
+                kernel=spec.name,
+                digest=spec.digest,
+                backend=self._backend.name,
+                total=total,
+                is_safe=options.get("codec", "auto") == "safe",
+                by_value=spec.local_modules,
+            ),
+            on_change=options.get("on_change", "refuse"),
+            billed=billed,
+        )
+
+    def _guards(self, options: MapOptions, spent_gb_s: float) -> Guards:
         """What keeps an eye on attempts that are billed."""
         billed, max_gb_s = self._backend.billed, options.get("max_gb_s")
         if billed is not None:
@@ -168,6 +201,7 @@ class RunSetup:
                 hedges=options.get("hedge", True),
                 is_idempotent=options.get("idempotent", True),
                 max_gb_s=max_gb_s,
+                spent_gb_s=spent_gb_s,
                 timeout_s=options.get("timeout_s"),
                 starts=self._starts,
             )

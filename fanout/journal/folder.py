@@ -1,0 +1,172 @@
+"""Where journals lie: a file for each run, in the user's folder for the state of programs.
+
+    ~/.local/state/fanout/runs/20261121-173000-ab12--sweep-7.db      on Linux; FANOUT_HOME overrides
+
+The name of the file tells id and name of the run, so that none need be opened to find one. Beside
+it are SQLite's own files while it is open, and a lock that whoever runs it holds: the system lets
+go of it when that process ends, however it does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sqlite3
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import filelock
+import platformdirs
+
+from fanout.errors import JournalError
+from fanout.journal.schema import VERSION
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_SUFFIX: Final = ".db"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRecord:
+    """What a journal tells of its run.
+
+    Attributes:
+        id: Identifies the run.
+        name: As the caller named it; None if it has none.
+        kernel: Name of the kernel.
+        backend: Name of the backend.
+        state: "running", "done", "failed", "cancelled", "interrupted" (its client died), or
+            "damaged".
+        began_epoch_s: When it was begun, Unix seconds.
+        total: Number of tasks; None if the input doesn't say.
+        done: How many have a result.
+        failed: How many failed the last time.
+        spent_gb_s: What its attempts cost so far, GB-seconds; 0 where that is nothing.
+        nbytes: Size of the journal, bytes.
+        path: The journal.
+    """
+
+    id: str
+    name: str | None
+    kernel: str
+    backend: str
+    state: str
+    began_epoch_s: float
+    total: int | None
+    done: int
+    failed: int
+    spent_gb_s: float
+    nbytes: int
+    path: Path
+
+
+def home() -> Path:
+    """The folder for all that is kept between runs."""
+    named = os.environ.get("FANOUT_HOME", "").strip()
+    if named:
+        return Path(named).expanduser()
+    return platformdirs.user_state_path("fanout", appauthor=False)
+
+
+class Folder:
+    """The journals of one user.
+
+    Args:
+        path: Where; by default in `home()`.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path or home() / "runs"
+
+    def path_of(self, run: str, name: str | None) -> Path:
+        """Where the journal of a run lies, or will."""
+        return self.path / f"{run}{f'--{name}' if name else ''}{_SUFFIX}"
+
+    def find(self, run: str) -> Path | None:
+        """The journal of the run with this id or name; the newest, if there are several."""
+        found = [path for path in self._files() if run in _told(path)]
+        return found[-1] if found else None
+
+    def runs(self) -> list[RunRecord]:
+        """All runs, the newest first."""
+        return [record_of(path) for path in reversed(list(self._files()))]
+
+    def _files(self) -> Iterator[Path]:
+        with contextlib.suppress(FileNotFoundError):
+            yield from sorted(self.path.glob(f"*{_SUFFIX}"))
+
+
+def _told(path: Path) -> tuple[str, str | None]:
+    """Id and name of the run, by the name of its journal."""
+    run, _, name = path.name.removesuffix(_SUFFIX).partition("--")
+    return run, name or None
+
+
+def lock_of(path: Path) -> filelock.FileLock:
+    """The lock on a journal, not yet taken."""
+    return filelock.FileLock(f"{path}.lock", timeout=0)
+
+
+def remove(path: Path) -> None:
+    """Remove a journal, and all beside it."""
+    for file in path.parent.glob(f"{path.name}*"):
+        file.unlink(missing_ok=True)
+
+
+def read_meta(database: sqlite3.Connection) -> dict[str, Any]:
+    """What a journal tells of its run as a whole.
+
+    Raises:
+        JournalError: It is of a version that is not known here.
+        sqlite3.Error: It can't be read.
+    """
+    meta = {key: json.loads(value) for key, value in database.execute("SELECT * FROM meta")}
+    if meta.get("version") != VERSION:
+        msg = (
+            f"it is of version {meta.get('version')}, and this fanout reads version {VERSION}: use "
+            "the fanout that wrote it, or remove it (fanout runs --prune)"
+        )
+        raise JournalError(msg)
+    return meta
+
+
+def record_of(path: Path) -> RunRecord:
+    """What a journal tells of its run; also of one that is damaged."""
+    run, name = _told(path)
+    try:
+        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
+            meta = read_meta(database)
+            (done,) = database.execute("SELECT count(*) FROM outcomes").fetchone()
+            (failed,) = database.execute("SELECT count(*) FROM failures").fetchone()
+    except (sqlite3.Error, JournalError, ValueError):
+        meta, done, failed = {"state": "damaged"}, 0, 0
+    state = meta.get("state", "damaged")
+    if state == "running" and not _is_locked(path):
+        state = "interrupted"
+    return RunRecord(
+        id=run,
+        name=name,
+        kernel=meta.get("kernel", ""),
+        backend=meta.get("backend", ""),
+        state=state,
+        began_epoch_s=meta.get("began_epoch_s", 0.0),
+        total=meta.get("total"),
+        done=done,
+        failed=failed,
+        spent_gb_s=meta.get("spent_gb_s", 0.0),
+        nbytes=sum(file.stat().st_size for file in path.parent.glob(f"{path.name}*")),
+        path=path,
+    )
+
+
+def _is_locked(path: Path) -> bool:
+    lock = lock_of(path)
+    try:
+        lock.acquire()
+    except (filelock.Timeout, OSError):
+        return True
+    lock.release()
+    return False

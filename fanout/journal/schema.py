@@ -1,0 +1,59 @@
+"""The tables of a journal: one SQLite file for each run.
+
+What decides is `outcomes`: one row for each task that is done. `chunks` says what the input was, so
+that a changed one is noticed, and a run can be resumed without it; `attempts` is for those who want
+to know what happened. Times are seconds since the run's session began; an attempt that has no end
+was in flight when the client's last words were written.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+# Of the tables. Journals of another version are refused; what reads this one reads all before it.
+VERSION: Final = 1
+
+TABLES: Final = """
+CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS chunks (
+    task INTEGER PRIMARY KEY, digest BLOB NOT NULL, frame BLOB
+);
+CREATE TABLE IF NOT EXISTS outcomes (
+    task INTEGER PRIMARY KEY,
+    digest BLOB NOT NULL,
+    value BLOB NOT NULL,
+    attempts INTEGER NOT NULL,
+    kernel_s REAL NOT NULL,
+    stdout TEXT NOT NULL,
+    stderr TEXT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS failures (
+    task INTEGER PRIMARY KEY, attempts INTEGER NOT NULL, error TEXT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS attempts (
+    session INTEGER NOT NULL,
+    attempt INTEGER NOT NULL,
+    tasks INTEGER NOT NULL,
+    covers INTEGER,
+    launched_s REAL NOT NULL,
+    started_s REAL,
+    ended_s REAL,
+    done INTEGER,
+    environment TEXT,
+    is_cold INTEGER,
+    setup_s REAL,
+    compile_s REAL,
+    total_s REAL,
+    failure TEXT,
+    PRIMARY KEY (session, attempt)
+) WITHOUT ROWID;
+"""
+
+PUT_META: Final = "INSERT OR REPLACE INTO meta VALUES (?, ?)"
+PUT_CHUNK: Final = "INSERT OR IGNORE INTO chunks VALUES (?, ?, ?)"
+PUT_OUTCOME: Final = "INSERT OR REPLACE INTO outcomes VALUES (?, ?, ?, ?, ?, ?, ?)"
+PUT_FAILURE: Final = "INSERT OR REPLACE INTO failures VALUES (?, ?, ?)"
+DROP_FAILURE: Final = "DELETE FROM failures WHERE task = ?"
+PUT_ATTEMPT: Final = (
+    "INSERT OR REPLACE INTO attempts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)

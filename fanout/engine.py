@@ -127,6 +127,7 @@ class Engine:
 
         self._environments: dict[str, Environment] = {}
         self._attempts: dict[int, asyncio.Task[None]] = {}  # those that the scheduler waits for
+        self._sent: set[int] = set()  # of these, those that a worker may have
         self._given_up: set[asyncio.Task[None]] = set()  # that have not ended yet
         self._events: deque[Event] = deque()
         self._is_feeding = False
@@ -166,8 +167,7 @@ class Engine:
             self._timer.cancel()
         self._leave_orphans(logging.WARNING if is_cut_short else logging.INFO)
         tasks = [*self._given_up]
-        if self._orphans is None:
-            tasks += self._attempts.values()
+        tasks += [task for number, task in self._attempts.items() if not self._is_orphan(number)]
         for task in tasks:
             if not task.cancelling():  # what is cleaning up already shall not be disturbed
                 task.cancel()
@@ -195,9 +195,10 @@ class Engine:
 
     def _leave_orphans(self, level: int) -> None:
         """Attempts that can't be stopped go on, so that it is known for how long they do."""
-        if self._orphans is None or not self._attempts:
+        left = [task for number, task in self._attempts.items() if self._is_orphan(number)]
+        if self._orphans is None or not left:
             return
-        count, billed = len(self._attempts), self._backend.billed
+        count, billed = len(left), self._backend.billed
         _LOG.log(
             level,
             "fanout: %d attempt%s in flight at the end of run %s can't be stopped: on %s they run "
@@ -208,9 +209,13 @@ class Engine:
             self._backend.name,
             "" if billed is None else f", after {billed.timeout_s:g} s at the latest",
         )
-        for task in self._attempts.values():
+        for task in left:
             self._orphans.add(task)
             task.add_done_callback(self._orphans.discard)
+
+    def _is_orphan(self, number: int) -> bool:
+        """Whether an attempt can't be stopped."""
+        return self._orphans is not None and number in self._sent
 
     async def finished(self) -> None:
         """Wait for the end of the run.
@@ -284,6 +289,7 @@ class Engine:
                         )
                 self._deliver(outcomes)
             case Ignore(attempt=number):
+                self._sent.discard(number)
                 if (running := self._attempts.pop(number, None)) is not None:
                     self._given_up.add(running)
                     running.cancel()
@@ -323,6 +329,7 @@ class Engine:
     # ---- tasks of asyncio ----
 
     def _attempt_started(self, number: int) -> None:
+        self._sent.add(number)
         if self._hears_starts:
             self._feed(AttemptStarted(number))
 
@@ -333,8 +340,10 @@ class Engine:
             self._check(task)
         elif is_wanted:  # so it was not us: the backend, or someone who cancels all there is
             detail = "was given up: its attempt was cancelled from outside"
-            failure = Failure(kind=FailureKind.CRASHED, detail=detail)
-            self._feed(AttemptFailed(number, failure))
+            ran = number in self._sent
+            kind = FailureKind.CRASHED if ran else FailureKind.DID_NOT_RUN
+            self._sent.discard(number)
+            self._feed(AttemptFailed(number, Failure(kind=kind, detail=detail)))
 
     def _check(self, task: asyncio.Task[None]) -> None:
         """End the run if a task ended with an error, which none should."""
@@ -380,6 +389,7 @@ class Engine:
             detail = f"sent a reply that can't be read ({error})"
             answer = AttemptFailed(number, Failure(kind=FailureKind.CRASHED, detail=detail))
         self._attempts.pop(number, None)
+        self._sent.discard(number)
         self._feed(answer)
 
 

@@ -413,6 +413,17 @@ async def test_a_map_that_is_cancelled_says_what_runs_on(caplog: pytest.LogCaptu
     assert len(warnings_of(caplog)) == 1
 
 
+async def test_what_was_not_sent_yet_at_the_end_of_a_map_is_not_sent_any_more() -> None:
+    async with opened(lambda _number, _run: None) as (ex, service):
+        async with ex.stream(square, range(30), group=1):
+            await asyncio.sleep(0)  # attempts are launched, and none has begun
+        await asyncio.sleep(0.1)
+        assert len(service.invocations) == 0
+        capacity = ex.backend.capacity
+        assert capacity is not None
+        assert capacity.in_flight == 0
+
+
 async def test_what_runs_on_of_an_old_map_leaves_room_when_it_has_ended() -> None:
     """Or a map would be refused for what another one has started, and left alone."""
     async with opened(lambda number, run: run() if number else None) as (ex, service):

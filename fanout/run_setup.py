@@ -7,15 +7,19 @@ arguments of scheduler and engine. Nothing is done yet.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import functools
 import random
 import secrets
+import sys
 import time
 from collections import OrderedDict
 from collections.abc import Sequence, Sized
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from fanout.backends.chosen import recipe_of
 from fanout.engine import Engine
 from fanout.errors import UsageError
 from fanout.grouping import Grouping
@@ -41,6 +45,8 @@ if TYPE_CHECKING:
 
 # Kernels of which it is remembered how long their tasks take.
 _ESTIMATES_KEPT: Final = 256
+# Options that are the affair of the call alone.
+_OF_THE_CALL: Final = {"name", "on_change", "journal", "weight", "progress", "on_event"}
 
 
 class RunSetup:
@@ -62,7 +68,7 @@ class RunSetup:
 
     def engine(
         self,
-        kernel: Callable[..., Any],
+        kernel: Callable[..., Any] | KernelSpec,
         chunks: Iterable[Any] | AsyncIterable[Any],
         deliver: Callable[[Sequence[Outcome[Any]]], None],
         options: MapOptions,
@@ -99,8 +105,10 @@ class RunSetup:
         weight = options.get("weight")
         spec = prepare(kernel, is_safe=is_safe)
         total = len(source) if isinstance(source, Sized) else None
-        journal = self._journal(options, spec, run, total)
+        journal = self._journal(options, spec, run, total, is_star=is_star)
         run = run if journal is None else journal.run
+        # The heaviest of all go first; a journal should have the whole input as soon as possible.
+        is_whole = weight is not None or journal is not None
         # Weights may be in another unit the next time.
         known = f"{self._backend.name} {spec.digest}" if weight is None else None
         grouping = self._grouping(options, known)
@@ -117,7 +125,7 @@ class RunSetup:
             can_stop=not stops_tasks,
             guards=self._guards(options, 0.0 if journal is None else journal.spent_gb_s),
             total=total,
-            least_window=len(source) if weight and isinstance(source, Sequence) else 0,
+            least_window=len(source) if is_whole and isinstance(source, Sequence) else 0,
             is_ordered=is_ordered,
             is_consumed=is_consumed,
             stops_on_failure=stops_on_failure,
@@ -165,7 +173,13 @@ class RunSetup:
         )
 
     def _journal(
-        self, options: MapOptions, spec: KernelSpec, run: str, total: int | None
+        self,
+        options: MapOptions,
+        spec: KernelSpec,
+        run: str,
+        total: int | None,
+        *,
+        is_star: bool,
     ) -> RunJournal | None:
         """Where what is done is written down: if the run has a name, or costs money."""
         name, billed = options.get("name"), self._backend.billed
@@ -180,12 +194,17 @@ class RunSetup:
             About(
                 run=run,
                 name=name,
-                kernel=spec.name,
-                digest=spec.digest,
+                spec=spec,
                 backend=self._backend.name,
                 total=total,
                 is_safe=options.get("codec", "auto") == "safe",
-                by_value=spec.local_modules,
+                recipe={
+                    "is_star": is_star,
+                    "options": _kept(options),
+                    "backend": recipe_of(self._backend),
+                    "store": self._objects.named,
+                    "folders": [str(Path.cwd()), *filter(None, sys.path[:1])],
+                },
             ),
             on_change=options.get("on_change", "refuse"),
             billed=billed,
@@ -220,6 +239,17 @@ class RunSetup:
         if (on_event := options.get("on_event")) is not None:
             observers.append(on_event)
         return observers
+
+
+def _kept(options: MapOptions) -> dict[str, Any] | None:
+    """Options that hold for a run when it is resumed; None if one can't be written down."""
+    kept = {name: value for name, value in options.items() if name not in _OF_THE_CALL}
+    if options.get("retry") is not None:
+        policy = dataclasses.asdict(options["retry"])
+        if policy.pop("on"):
+            return None
+        kept["retry"] = policy
+    return kept
 
 
 class Estimates:

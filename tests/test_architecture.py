@@ -65,6 +65,7 @@ LAYERS = [
     {"intake", "stored_input"},
     {"journal.schema", "journal.writer"},
     {"journal.folder"},
+    {"journal.recipe"},
     {"journal.run_journal"},
     {"journal"},
     {"engine", "outcomes"},

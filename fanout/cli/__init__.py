@@ -26,6 +26,8 @@ _COMMANDS = {
     "emulate": "fanout.cli.emulate",
     "map": "fanout.cli.map",
     "mandelbrot": "fanout.cli.mandelbrot",
+    "resume": "fanout.cli.resume",
+    "runs": "fanout.cli.runs",
     "simulate": "fanout.cli.simulate",
 }
 

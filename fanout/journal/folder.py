@@ -10,9 +10,11 @@ go of it when that process ends, however it does.
 from __future__ import annotations
 
 import contextlib
+import difflib
 import json
 import os
 import sqlite3
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -20,13 +22,16 @@ from typing import TYPE_CHECKING, Any, Final
 import filelock
 import platformdirs
 
-from fanout.errors import JournalError
+from fanout.errors import JournalError, UsageError
 from fanout.journal.schema import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _SUFFIX: Final = ".db"
+# Journals of runs that are done are kept for so long, and while all take no more than that.
+_KEPT_S: Final = 30 * 24 * 3600.0
+_KEPT_BYTES: Final = 5 * 2**30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +67,12 @@ class RunRecord:
     nbytes: int
     path: Path
 
+    def is_removable(self, *, is_named: bool) -> bool:
+        """Whether its journal may go: if it is done, or damaged; or the user named it."""
+        if self.state == "running":
+            return False
+        return is_named or self.state in {"done", "damaged"}
+
 
 def home() -> Path:
     """The folder for all that is kept between runs."""
@@ -94,6 +105,30 @@ class Folder:
         """All runs, the newest first."""
         return [record_of(path) for path in reversed(list(self._files()))]
 
+    def remove(self, record: RunRecord) -> None:
+        """Remove a journal, and all beside it."""
+        for file in self.path.glob(f"{record.path.name}*"):
+            file.unlink(missing_ok=True)
+
+    def tidy(self) -> None:
+        """Remove what is old, and the oldest of what is too much, of runs that are done."""
+        kept = sum(path.stat().st_size for path in self._files())
+        oldest_s = time.time() - _KEPT_S
+        for path in list(self._files()):
+            if path.stat().st_mtime > oldest_s and kept <= _KEPT_BYTES:
+                continue
+            record = record_of(path)
+            if record.state == "done":
+                kept -= path.stat().st_size
+                self.remove(record)
+
+    def unknown(self, run: str) -> UsageError:
+        """There is no such run; what there is."""
+        names = [told for path in self._files() for told in _told(path) if told is not None]
+        near = difflib.get_close_matches(run, names, n=3, cutoff=0.4)
+        hint = f"did you mean {' or '.join(near)}?" if near else "fanout runs lists what there is"
+        return UsageError(f"no run {run!r} is kept in {self.path}: {hint}")
+
     def _files(self) -> Iterator[Path]:
         with contextlib.suppress(FileNotFoundError):
             yield from sorted(self.path.glob(f"*{_SUFFIX}"))
@@ -108,12 +143,6 @@ def _told(path: Path) -> tuple[str, str | None]:
 def lock_of(path: Path) -> filelock.FileLock:
     """The lock on a journal, not yet taken."""
     return filelock.FileLock(f"{path}.lock", timeout=0)
-
-
-def remove(path: Path) -> None:
-    """Remove a journal, and all beside it."""
-    for file in path.parent.glob(f"{path.name}*"):
-        file.unlink(missing_ok=True)
 
 
 def read_meta(database: sqlite3.Connection) -> dict[str, Any]:

@@ -33,11 +33,13 @@ from fanout.events import (
     RunStarted,
 )
 from fanout.journal.folder import Folder, lock_of, read_meta
+from fanout.journal.recipe import packed_spec
 from fanout.journal.schema import (
     DROP_FAILURE,
     PUT_ATTEMPT,
     PUT_CHUNK,
     PUT_FAILURE,
+    PUT_KERNEL,
     PUT_META,
     PUT_OUTCOME,
     TABLES,
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
 
     from fanout.budget import Billed
     from fanout.events import RunEvent
+    from fanout.kernel_spec import KernelSpec
     from fanout.options import OnChange
 
 _LOG: Final = logging.getLogger("fanout")
@@ -70,23 +73,19 @@ class About:
     Attributes:
         run: Its id, if it is new.
         name: As the caller named it.
-        kernel: Name of the kernel.
-        digest: Of the kernel and its code.
+        spec: The kernel.
         backend: Name of the backend.
         total: Number of tasks, where known.
         is_safe: Whether pickle is refused.
-        by_value: Modules whose classes travel by value.
         recipe: What it takes to resume it without the call that began it.
     """
 
     run: str
     name: str | None
-    kernel: str
-    digest: str
+    spec: KernelSpec
     backend: str
     total: int | None
     is_safe: bool = False
-    by_value: frozenset[str] = frozenset()
     recipe: dict[str, Any] = field(default_factory=dict)
 
 
@@ -142,8 +141,8 @@ class RunJournal:
         for statement in TABLES.split(";"):
             database.execute(statement)
         meta = {} if is_new else read_meta(database)
-        if meta and meta["digest"] != about.digest and self._on_change == "refuse":
-            what = f"the kernel {about.kernel} is not as it was"
+        if meta and meta["digest"] != about.spec.digest and self._on_change == "refuse":
+            what = f"the kernel {about.spec.name} is not as it was"
             raise RunChangedError(about.name or meta["run"], what)
         self.run: str = meta.get("run", about.run)
         self.session: int = meta.get("session", -1) + 1
@@ -153,10 +152,10 @@ class RunJournal:
             "version": VERSION,
             "fanout": __version__,
             "run": self.run,
-            "name": about.name,
+            "name": meta.get("name", about.name),
             "session": self.session,
-            "kernel": about.kernel,
-            "digest": about.digest,
+            "kernel": about.spec.name,
+            "digest": about.spec.digest,
             "backend": about.backend,
             "total": about.total,
             "recipe": about.recipe,
@@ -167,6 +166,8 @@ class RunJournal:
         }
         meta.setdefault("began_epoch_s", time.time())
         database.executemany(PUT_META, [(key, json.dumps(value)) for key, value in meta.items()])
+        database.execute("DELETE FROM kernel")
+        database.execute(PUT_KERNEL, packed_spec(about.spec))
         database.execute("COMMIT")
 
     # ---- the input ----
@@ -208,7 +209,7 @@ class RunJournal:
 
     def _encoded(self, value: Any) -> bytes:
         about = self._about
-        encoded = encode(value, is_safe=about.is_safe, by_value=about.by_value)
+        encoded = encode(value, is_safe=about.is_safe, by_value=about.spec.local_modules)
         return b"".join(frame(Message({}, encoded)))
 
     def _earlier(self, first: int, count: int) -> dict[int, tuple[bytes, tuple[Any, ...] | None]]:
@@ -356,6 +357,8 @@ def journal_of(
     path = path or folder.path_of(about.run, about.name)
     try:
         folder.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if is_new:
+            folder.tidy()
         lock = lock_of(path)
         lock.acquire()
     except filelock.Timeout:

@@ -1,7 +1,8 @@
 """The tables of a journal: one SQLite file for each run.
 
 What decides is `outcomes`: one row for each task that is done. `chunks` says what the input was, so
-that a changed one is noticed, and a run can be resumed without it; `attempts` is for those who want
+that a changed one is noticed; with `kernel` and the recipe in `meta` a run can be resumed without
+the program that began it. `attempts` is for those who want
 to know what happened. Times are seconds since the run's session began; an attempt that has no end
 was in flight when the client's last words were written.
 """
@@ -15,6 +16,7 @@ VERSION: Final = 1
 
 TABLES: Final = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS kernel (spec TEXT NOT NULL, code BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS chunks (
     task INTEGER PRIMARY KEY, digest BLOB NOT NULL, frame BLOB
 );
@@ -50,6 +52,7 @@ CREATE TABLE IF NOT EXISTS attempts (
 """
 
 PUT_META: Final = "INSERT OR REPLACE INTO meta VALUES (?, ?)"
+PUT_KERNEL: Final = "INSERT INTO kernel VALUES (?, ?)"
 PUT_CHUNK: Final = "INSERT OR IGNORE INTO chunks VALUES (?, ?, ?)"
 PUT_OUTCOME: Final = "INSERT OR REPLACE INTO outcomes VALUES (?, ?, ?, ?, ?, ?, ?)"
 PUT_FAILURE: Final = "INSERT OR REPLACE INTO failures VALUES (?, ?, ?)"

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from fanout.events import Deliver, Launch, Retry, RunStarted
+from fanout.hedging import HedgeCounts
 from fanout.tasks import Outcome
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ class Run(Generic[R]):
         attempts: How many attempts were launched.
         retries: How many times a task was sent again.
         makespan_s: From the first launch to the last outcome, seconds.
+        hedges: How many attempts were covers for silent ones, how many of them came first, and
+            what those cost that came too late, GB-seconds; those still in flight at the end aside.
     """
 
     id: str
@@ -43,6 +46,7 @@ class Run(Generic[R]):
     attempts: int
     retries: int
     makespan_s: float
+    hedges: HedgeCounts = field(default_factory=HedgeCounts)
 
     @property
     def kernel_s(self) -> float:
@@ -88,8 +92,8 @@ class Meter:
             case RunStarted():
                 self._started = event
 
-    def run(self, outcomes: Mapping[int, Outcome[R]]) -> Run[R]:
-        """The run so far, with these outcomes, by index."""
+    def run(self, outcomes: Mapping[int, Outcome[R]], hedges: HedgeCounts) -> Run[R]:
+        """The run so far, with these outcomes, by index, and covers."""
         assert self._started is not None
         return Run(
             id=self._started.run,
@@ -99,6 +103,7 @@ class Meter:
             attempts=self._attempts,
             retries=self._retries,
             makespan_s=0.0 if self._first_s is None else self._last_s - self._first_s,
+            hedges=hedges,
         )
 
 

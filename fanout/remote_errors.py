@@ -75,7 +75,7 @@ def task_failure(
             task, remote["allowed_s"], attempts, is_service=remote["is_service"]
         )
         late.add_note(_where(task, remote))
-        hard_s = remote["allowed_s"] if remote["is_hard"] else None
+        hard_s = remote["allowed_s"] if remote.get("is_hard") else None
         return Failure(kind=FailureKind.TIMED_OUT, error=late, hard_s=hard_s)
     if remote["kind"] == "result":
         error: Exception = ResultError(task, f"its result: {message}")

@@ -115,6 +115,7 @@ class Engine:
             weight=weight,
             recall=None if journal is None else journal.recall,
         )
+        self._is_consumed = drains
         self._journal = journal
         self._deliver = deliver
         self._on_end = on_end
@@ -151,6 +152,8 @@ class Engine:
                     concurrency=self._backend.concurrency,
                     total=self._intake.total,
                     is_compiled_there=self._request.kernel.is_compiled_there,
+                    is_consumed=self._is_consumed,
+                    max_gb_s=self._scheduler.max_gb_s,
                 )
             )
         except BaseException as error:

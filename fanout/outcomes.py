@@ -10,12 +10,14 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from fanout.diagnosis import Diagnosis
 from fanout.events import Deliver, Launch, Retry, RunStarted
 from fanout.tasks import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from fanout.diagnosis import Finding
     from fanout.engine import Engine
     from fanout.events import RunEvent
 
@@ -34,6 +36,8 @@ class Run(Generic[R]):
         attempts: How many attempts were launched.
         retries: How many times a task was sent again.
         makespan_s: From the first launch to the last outcome, seconds.
+        diagnosis: Why nothing finished whenever that took longer than its own times explain, or why
+            it had to end; empty for a run that went well.
     """
 
     id: str
@@ -43,6 +47,7 @@ class Run(Generic[R]):
     attempts: int
     retries: int
     makespan_s: float
+    diagnosis: list[Finding] = field(default_factory=list)
 
     @property
     def kernel_s(self) -> float:
@@ -69,6 +74,7 @@ class Meter:
 
     def __init__(self) -> None:
         self._started: RunStarted | None = None
+        self._diagnosis = Diagnosis()
         self._attempts = 0
         self._retries = 0
         self._first_s: float | None = None
@@ -76,6 +82,7 @@ class Meter:
 
     def __call__(self, event: RunEvent) -> None:
         """Take note of an event."""
+        self._diagnosis.take(event, asyncio.get_running_loop().time())
         match event:
             case Launch():
                 self._attempts += 1
@@ -99,6 +106,7 @@ class Meter:
             attempts=self._attempts,
             retries=self._retries,
             makespan_s=0.0 if self._first_s is None else self._last_s - self._first_s,
+            diagnosis=self._diagnosis.story(asyncio.get_running_loop().time()),
         )
 
 

@@ -201,10 +201,10 @@ async def test_ctrl_c_on_lambda_says_what_is_still_billed(call: str, tmp_path: P
 # The notebook's own libraries warn about their future; that is not ours to mend.
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("call", ["await fanout.map({})", "fanout.sync.map({})"])
-def test_the_stop_button_of_a_notebook_ends_a_run(call: str, tmp_path: Path) -> None:
+def test_the_stop_button_of_a_notebook_ends_a_run(tmp_path: Path) -> None:
+    """Of `fanout.sync`: ipykernel 7.4 doesn't even stop `await asyncio.sleep(600)`."""
     make: Any = nbformat.v4
-    running = call.format("hang, [folder] * 4, group=1, backend=fanout.Local(2), progress=False")
+    running = "fanout.sync.map(hang, [folder] * 4, group=1, backend=fanout.Local(2))"
     after = textwrap.dedent("""
         import asyncio, threading
         print([task.get_name() for task in asyncio.all_tasks() if "fanout" in str(task)])
@@ -228,7 +228,7 @@ def test_the_stop_button_of_a_notebook_ends_a_run(call: str, tmp_path: Path) -> 
 
     asyncio.run(play())
     (stopped,) = [out for out in book.cells[1].outputs if out.output_type == "error"]
-    assert stopped.ename in {"CancelledError", "KeyboardInterrupt"}
+    assert stopped.ename == "KeyboardInterrupt"
     said = "".join(output.get("text", "") for output in book.cells[2].outputs)
     assert said.split("\n")[:3] == ["[]", "[]", "[2, 3]"]
 

@@ -53,8 +53,6 @@ _LOOK_AGAIN_S: Final = 0.05
 # How long an idle environment is counted on, seconds. AWS doesn't say how long it keeps one; people
 # report 5 to 10 minutes. One that is forgotten too early costs a token, no more.
 _KEPT_S: Final = 300.0
-# Environments that died, of which it is remembered which they were taken for.
-_LOST_KEPT: Final = 1024
 
 
 class Seat:
@@ -266,7 +264,7 @@ class Capacity:
         if self._seen:
             environment, _ = self._seen.popitem(last=False)
             self._lost[environment] = None
-            if len(self._lost) > _LOST_KEPT:
+            if len(self._lost) > self._learnt.most:
                 self._lost.popitem(last=False)
         else:
             self._unheard = max(0, self._unheard - 1)

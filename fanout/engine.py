@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from fanout.backends import Backend
     from fanout.budget import Billed
     from fanout.events import RunEvent
+    from fanout.hedging import HedgeCounts
     from fanout.request import Request
     from fanout.scheduler import Scheduler
     from fanout.tasks import Environment, Outcome
@@ -235,6 +236,11 @@ class Engine:
     def kernel(self) -> str:
         """Name of the kernel."""
         return self._request.kernel.name
+
+    @property
+    def hedges(self) -> HedgeCounts:
+        """What became of covers."""
+        return self._scheduler.hedges
 
     @property
     def is_finished(self) -> bool:

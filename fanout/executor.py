@@ -231,8 +231,8 @@ class Executor:
             async with engine:
                 await engine.finished()
         except BudgetExceededError as error:
-            raise error.with_run(meter.run(outcomes)) from None
-        return meter.run(outcomes)
+            raise error.with_run(meter.run(outcomes, engine.hedges)) from None
+        return meter.run(outcomes, engine.hedges)
 
     @contextlib.asynccontextmanager
     async def stream(
@@ -309,7 +309,7 @@ class Executor:
         except BudgetExceededError as error:
             if not has_budget:
                 raise  # of a kernel that runs a map of its own
-            raise error.with_run(meter.run(outcomes)) from None
+            raise error.with_run(meter.run(outcomes, engine.hedges)) from None
         return [results[index] for index in range(len(results))]
 
     def _check_open(self) -> None:

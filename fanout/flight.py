@@ -12,6 +12,7 @@ import math
 from typing import TYPE_CHECKING
 
 from fanout.attempts import Attempts
+from fanout.hedging import HedgeCounts
 from fanout.retry import NEVER_RAN, Failure, FailureKind
 from fanout.throttle import PATIENCE_S, Throttle
 
@@ -355,6 +356,11 @@ class Flight:
             covers.append((number, [piece for piece in pieces if piece]))
             warm, free = warm - count, free - count
         return covers
+
+    @property
+    def hedges(self) -> HedgeCounts:
+        """What became of covers so far."""
+        return HedgeCounts() if self._hedging is None else self._hedging.counts
 
     @property
     def is_watched(self) -> bool:

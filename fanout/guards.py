@@ -16,7 +16,7 @@ from fanout.storm import StormGuard
 if TYPE_CHECKING:
     from fanout.budget import Billed
     from fanout.capacity import Capacity
-    from fanout.hedging import Starts
+    from fanout.lateness import Starts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from fanout.diagnosis import Diagnosis
 from fanout.events import Deliver, Launch, Retry, RunStarted
+from fanout.hedging import HedgeCounts
 from fanout.tasks import Outcome
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ class Run(Generic[R]):
         makespan_s: From the first launch to the last outcome, seconds.
         diagnosis: Why nothing finished whenever that took longer than its own times explain, or why
             it had to end; empty for a run that went well.
+        hedges: How many attempts were covers for silent ones, how many of them came first, and
+            what those cost that came too late, GB-seconds; those still in flight at the end aside.
     """
 
     id: str
@@ -48,6 +51,7 @@ class Run(Generic[R]):
     retries: int
     makespan_s: float
     diagnosis: list[Finding] = field(default_factory=list)
+    hedges: HedgeCounts = field(default_factory=HedgeCounts)
 
     @property
     def kernel_s(self) -> float:
@@ -95,8 +99,8 @@ class Meter:
             case RunStarted():
                 self._started = event
 
-    def run(self, outcomes: Mapping[int, Outcome[R]]) -> Run[R]:
-        """The run so far, with these outcomes, by index."""
+    def run(self, outcomes: Mapping[int, Outcome[R]], hedges: HedgeCounts) -> Run[R]:
+        """The run so far, with these outcomes, by index, and covers."""
         assert self._started is not None
         return Run(
             id=self._started.run,
@@ -107,6 +111,7 @@ class Meter:
             retries=self._retries,
             makespan_s=0.0 if self._first_s is None else self._last_s - self._first_s,
             diagnosis=self._diagnosis.story(asyncio.get_running_loop().time()),
+            hedges=hedges,
         )
 
 

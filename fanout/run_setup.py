@@ -24,9 +24,9 @@ from fanout.engine import Engine
 from fanout.errors import UsageError
 from fanout.grouping import Grouping
 from fanout.guards import Guards, guards_of
-from fanout.hedging import Starts
 from fanout.intake import checked_input
 from fanout.kernel_spec import prepare
+from fanout.lateness import Starts
 from fanout.options import check
 from fanout.request import Request
 from fanout.scheduler import Scheduler

@@ -82,6 +82,7 @@ if TYPE_CHECKING:
 
     from fanout.capacity import Seat
     from fanout.grouping import Grouping
+    from fanout.hedging import HedgeCounts
 
 # Attempts in a row that never reached a worker before the run is given up, beyond one for each
 # place in flight: more than a pool that is being refilled ever shows, fewer than a minute of a
@@ -218,6 +219,11 @@ class Scheduler:
     def seat(self) -> Seat | None:
         """The run's place at the capacity."""
         return self._flight.seat
+
+    @property
+    def hedges(self) -> HedgeCounts:
+        """What became of covers so far."""
+        return self._flight.hedges
 
     def attempts_of(self, task: int) -> int:
         """Number of the task's present attempt, from 1; attempts that were not its fault aside."""

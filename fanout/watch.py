@@ -80,10 +80,12 @@ class Watch:
         self._coming: list[Entry] = []  # a heap by that time
         self._overdue: list[Entry] = []  # a heap by launch
 
-    def add(self, at_s: float, attempt: int, live: Live) -> None:
+    def add(self, at_s: float, attempt: int, lives: Mapping[int, Live]) -> None:
         """Watch an attempt that becomes due then."""
         if at_s < math.inf:
-            heapq.heappush(self._coming, Entry(at_s, attempt, live.mark))
+            heapq.heappush(self._coming, Entry(at_s, attempt, lives[attempt].mark))
+        if len(self._coming) + len(self._overdue) > 4 * len(lives) + 64:
+            self._tidy(lives)
 
     def pop(self, now_s: float, lives: Mapping[int, Live]) -> Entry | None:
         """Take out the oldest attempt that is due; None if there is none."""
@@ -106,12 +108,11 @@ class Watch:
             heapq.heappop(self._coming)
         return self._coming[0].key_s if self._coming else None
 
-    def tidy(self, lives: Mapping[int, Live]) -> None:
-        """Drop what is not valid any more, if that is most of it."""
-        if len(self._coming) + len(self._overdue) > 4 * len(lives) + 64:
-            for entries in (self._coming, self._overdue):
-                entries[:] = [entry for entry in entries if _is_valid(entry, lives)]
-                heapq.heapify(entries)
+    def _tidy(self, lives: Mapping[int, Live]) -> None:
+        """Drop what is not valid any more, since that is most of it."""
+        for entries in (self._coming, self._overdue):
+            entries[:] = [entry for entry in entries if _is_valid(entry, lives)]
+            heapq.heapify(entries)
 
     def _advance(self, now_s: float, lives: Mapping[int, Live]) -> None:
         while self._coming and self._coming[0].key_s <= now_s:

@@ -24,7 +24,7 @@ LAYERS = [
     {"tasks", "retry", "events", "grouping", "throttle", "task_queue", "supply"}
     | {"capacity", "learnt_limit", "token_bucket"}
     | {"attempts", "flight", "task_failures", "scheduler"}
-    | {"spread", "watch"}
+    | {"spread", "watch", "hedge_policy", "lateness"}
     | {"budget", "hard_stops", "hedging", "storm", "guards", "delivery"},
     {"lambda_figures", "causes"},
     {"fleet", "simulator", "diagnosis"},

@@ -19,7 +19,8 @@ from fanout.events import (
     Ticked,
 )
 from fanout.grouping import Estimate, Grouping, GroupPolicy
-from fanout.hedging import HedgePolicy, Hedging
+from fanout.hedge_policy import HedgePolicy
+from fanout.hedging import Hedging
 from fanout.retry import Failure, FailureKind, RetryPolicy
 from fanout.scheduler import Scheduler
 from fanout.storm import StormGuard

@@ -236,3 +236,5 @@ async def test_hung_invocations_do_not_hold_a_map_up(monkeypatch: pytest.MonkeyP
         assert emulator.counts.faults["hang"] > 0
         assert any(launch.covers is not None for launch in launches)
         assert run.makespan_s < 40  # else it waited for the function's own timeout
+        assert run.hedges.launched == sum(launch.covers is not None for launch in launches)
+        assert run.hedges.won > 0

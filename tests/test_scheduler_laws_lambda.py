@@ -1,10 +1,10 @@
 """The laws of runs as on Lambda: several schedulers on one capacity, with all that guards them.
 
 `LambdaLaws` is a state machine of Hypothesis, the sister of the one in `test_scheduler_laws.py`. It
-plays the service, the inputs, the consumers and the clock, and keeps books of its own from the
-actions alone: in flight is what this service has not answered, environments are those that it has
-made, the bill is what it ran. No attempt can be stopped; one that nobody wants runs on. Twins of
-the schedulers, on a capacity of their own, are fed the same events.
+plays the service, the inputs, the consumers and the clock. What must be true it has from books of
+its own, kept from the actions alone: `lambda_service.py` on what is in flight, on environments and
+the bill, `lambda_books.py` on what must become of each task. No attempt can be stopped; one that
+nobody wants runs on. Twins of the schedulers, on a capacity of their own, are fed the same events.
 
 At the end the service turns kind: every run must come to its end, and leave nothing behind.
 """
@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import math
 import random
-from collections import Counter
-from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +20,6 @@ import hypothesis.strategies as st
 from hypothesis import Phase, event, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from fanout import scheduler as scheduler_module
 from fanout.budget import Billed, Budget
 from fanout.capacity import Capacity
 from fanout.errors import BudgetExceededError, ChunkError
@@ -45,20 +42,21 @@ from fanout.events import (
 from fanout.grouping import Estimate, Grouping, GroupPolicy
 from fanout.guards import Guards
 from fanout.hard_stops import HardStops
-from fanout.hedging import HedgePolicy, Hedging
+from fanout.hedge_policy import HedgePolicy
+from fanout.hedging import Hedging
 from fanout.retry import Failure, FailureKind, RetryPolicy
 from fanout.scheduler import Scheduler
 from fanout.storm import StormGuard
 from fanout.tasks import Outcome
 from fanout.throttle import PATIENCE_S
 from fanout.token_bucket import RateLimit
+from tests.lambda_books import Attempt, Run
+from tests.lambda_service import Service
 from tests.scheduler_checks import (
-    assert_windows_keep,
     comparable,
     held_by,
     invariants,
     left_by,
-    report_of,
 )
 
 if TYPE_CHECKING:
@@ -66,22 +64,12 @@ if TYPE_CHECKING:
 
 # By how much asyncio may run a timer before its time: the resolution of the clock.
 _EARLY_S = 1e-9
-# Answers come so long before the last moment: differences of floats are none of whole milliseconds.
-_MARGIN_S = 2e-3
-# What never reached the function is told within this time.
-_TOLD_S = 30.0
 # Drawn rarely: Hypothesis likes the ends of a range.
 _RARE = 7
 # Once the service is kind and answers at once, and no rate is limited, runs wait for no more than
 # pauses, back-off and probes, seconds.
 _KIND_S = 60.0
 
-_MAYBE_RAN = {
-    FailureKind.MAYBE_RAN,
-    FailureKind.CRASHED,
-    FailureKind.OUT_OF_MEMORY,
-    FailureKind.TIMED_OUT,
-}
 _REASONS = st.sampled_from(
     [
         "ConcurrentInvocationLimitExceeded",
@@ -135,88 +123,6 @@ class _WorthARetryError(Exception):
     """What a kernel raises when another attempt may help."""
 
 
-@dataclass(eq=False)
-class _Attempt:
-    """What the service was sent.
-
-    Attributes:
-        run: Whose it is.
-        launch: What it carries.
-        at_s: When.
-        environment: Which runs it; None if it is refused, or never comes there.
-        is_sent: Whether it came there at all.
-        ends_s: When the service, or its worker, ends it at the latest.
-        is_silent: It says nothing before that.
-    """
-
-    run: _Run
-    launch: Launch
-    at_s: float
-    environment: str | None
-    is_sent: bool
-    ends_s: float
-    is_silent: bool = False
-
-    @property
-    def tasks(self) -> tuple[int, ...]:
-        return tuple(self.launch.tasks)
-
-
-@dataclass(eq=False)
-class _Run:
-    """One run, and the books on it."""
-
-    options: dict[str, Any]
-    scheduler: Scheduler
-    twin: Scheduler
-    hedging: Hedging | None
-    budget: Budget | None
-    retry: RetryPolicy
-    offered: int = 0
-    is_ended: bool = False
-    finish: Finish | None = None
-    timer_s: float | None = None
-    flying: dict[int, _Attempt] = field(default_factory=dict)
-    gone: dict[int, _Attempt] = field(default_factory=dict)  # which may still speak up
-    settled: dict[int, Outcome[Any] | None] = field(default_factory=dict)  # None: with an error
-    delivered: set[int] = field(default_factory=set)
-    unconsumed: int = 0
-    most_ever_allowed: int = 0
-    charged: Counter[int] = field(default_factory=Counter)
-    lost: Counter[int] = field(default_factory=Counter)
-    blamed_in_groups: Counter[int] = field(default_factory=Counter)
-    escalated: set[int] = field(default_factory=set)
-    goes_alone: set[int] = field(default_factory=set)
-    may_not_run: set[int] = field(default_factory=set)  # not idempotent, and may have run
-    backing_off: dict[int, float] = field(default_factory=dict)
-    paused_until_s: float = -math.inf
-    refusing_since_s: dict[FailureKind, float] = field(default_factory=dict)
-    barren: int = 0
-    failures: int = 0
-    may_end: set[str] = field(default_factory=set)  # why, in this step
-    copies: float = 0.0  # of attempts, by covers that were let in
-    covers: int = 0
-    bill_ms: int = 0
-    overrun_gb_s: float = 0.0
-    is_cancelled: bool = False
-
-    def __repr__(self) -> str:
-        return f"<Run {self.scheduler!r}>"
-
-    def unsettled(self, tasks: Sequence[int]) -> list[int]:
-        return [task for task in tasks if task not in self.settled]
-
-    def has(self, task: int) -> bool:
-        """Whether an attempt in flight has it."""
-        return any(task in attempt.tasks for attempt in self.flying.values())
-
-    def waits(self) -> set[int]:
-        """What is neither settled nor in flight."""
-        return {
-            task for task in range(self.offered) if task not in self.settled and not self.has(task)
-        }
-
-
 class LambdaLaws(RuleBasedStateMachine):
     """The service, inputs, consumers and the clock around some schedulers."""
 
@@ -246,26 +152,23 @@ class LambdaLaws(RuleBasedStateMachine):
         self.limit, self.growth, self.rate = limit, growth, rate
         larger = Billed(gb=3.0, timeout_s=timeout_s, init_s=init_s)
         self.billed = Billed(gb=1.0, timeout_s=timeout_s, init_s=init_s, larger=larger)
-        self.overruns = overruns
         self.capacity, self.twin_capacity = (
             Capacity(limit, growth=growth, rate=rate) for _ in range(2)
         )
+        self.service = Service(
+            limit, growth=growth, rate=rate, billed=self.billed, overruns=overruns
+        )
         self.now_s = 50.0
-        self.runs = [self._joined(seed + n, chosen) for n, chosen in enumerate(options)]
-        self.true = limit  # how many may run at once, if others take none
-        self.is_reachable = True
-        self.held_until_s = -math.inf
-        self.idle: list[str] = []  # environments; kept until `retire` takes them
-        self.has_forgotten = False  # environments that the client takes to be there still
-        self.launches_s: list[float] = []
-        self.made_s: list[float] = []
+        self.runs = self.service.runs = [
+            self._joined(seed + n, chosen) for n, chosen in enumerate(options)
+        ]
         self.seen: set[str] = set()  # what happened, for statistics
         self.is_broken = False
         if offers != _RARE:  # Hypothesis leaves out rules: without this one nothing would happen
             for run in self.runs:
                 self._offer(run, 1.0)
 
-    def _joined(self, seed: int, options: dict[str, Any]) -> _Run:
+    def _joined(self, seed: int, options: dict[str, Any]) -> Run:
         retry = RetryPolicy(
             max_attempts=options["max_attempts"],
             on=(_WorthARetryError,),
@@ -322,7 +225,7 @@ class LambdaLaws(RuleBasedStateMachine):
 
         twin, *_ = make(self.twin_capacity)
         scheduler, hedges, budget = make(self.capacity)
-        run = _Run(options, scheduler, twin, hedges, budget, retry)
+        run = Run(options, scheduler, twin, hedges, budget, retry, self.limit)
         run.most_ever_allowed = scheduler.window
         return run
 
@@ -334,7 +237,7 @@ class LambdaLaws(RuleBasedStateMachine):
     def offer(self, choice: int, share: float) -> None:
         self._offer(self.runs[choice % len(self.runs)], share)
 
-    def _offer(self, run: _Run, share: float) -> None:
+    def _offer(self, run: Run, share: float) -> None:
         if not run.scheduler.wanted:
             return
         count = max(1, round(share * run.scheduler.wanted))
@@ -353,7 +256,7 @@ class LambdaLaws(RuleBasedStateMachine):
 
     @rule(choice=_CHOICE)
     def start(self, choice: int) -> None:
-        if (attempt := self._of(choice, self._flying())) is not None:
+        if (attempt := self._of(choice, self.service.flying())) is not None:
             self._feed(attempt.run, AttemptStarted(attempt.launch.attempt))
 
     @rule(
@@ -367,7 +270,7 @@ class LambdaLaws(RuleBasedStateMachine):
         self, choice: int, fates: list[str], left: int | None, reports: bool, extra: int
     ) -> None:
         """Any answer, also one that contradicts itself."""
-        attempt = self._of(choice, self._speaking())
+        attempt = self._of(choice, self.service.speaking())
         if attempt is None:
             return
         tasks = attempt.tasks
@@ -388,14 +291,16 @@ class LambdaLaws(RuleBasedStateMachine):
         """So that runs get anywhere at all."""
         self._pass(after_s)
         for _ in range(count):
-            if (attempt := self._of(choice, self._speaking())) is None:
+            if (attempt := self._of(choice, self.service.speaking())) is None:
                 return
             self._answer_well(attempt)
 
     @rule(choice=_CHOICE, done=st.integers(0, 3), is_process=st.booleans())
     def stop_hard(self, choice: int, done: int, is_process: bool) -> None:
         """A task runs into the hard deadline of its group, or of its own."""
-        attempt = self._of(choice, [a for a in self._speaking() if a.launch.hard_s is not None])
+        attempt = self._of(
+            choice, [a for a in self.service.speaking() if a.launch.hard_s is not None]
+        )
         if attempt is None:
             return
         launch = attempt.launch
@@ -432,13 +337,13 @@ class LambdaLaws(RuleBasedStateMachine):
     ) -> None:
         """Of an environment; or of all, one after the other."""
         for _ in range(times):
-            if times > 1 and not self._speaking():
-                self.true, self.is_reachable = self.limit, True
+            if times > 1 and not self.service.speaking():
+                self.service.places, self.service.is_reachable = self.limit, True
                 for run in self.runs:
                     if run.finish is None:
                         self._offer(run, 1.0)
                 self.fire_timer(is_early=False, times=1)
-            failing = self._of(choice, self._speaking())
+            failing = self._of(choice, self.service.speaking())
             if failing is None:
                 return
             failure = Failure(
@@ -451,20 +356,20 @@ class LambdaLaws(RuleBasedStateMachine):
 
     @rule(choice=_CHOICE, kind=_KINDS, luck=st.integers(0, 14))
     def fail_fatally(self, choice: int, kind: FailureKind, luck: int) -> None:
-        attempt = self._of(choice, self._speaking())
+        attempt = self._of(choice, self.service.speaking())
         if luck == _RARE and attempt is not None:
             self._fail(attempt, Failure(kind=kind, error=ChunkError(0, "fatal"), is_fatal=True))
 
     @rule(choice=_CHOICE, reason=_REASONS, wait_s=_WAITS_S, times=st.integers(1, 12))
     def refuse(self, choice: int, reason: str | None, wait_s: float | None, times: int) -> None:
         """The service tells of those that it has no place for, as others take some."""
-        if choice % 2 and not self._refused():
-            self.true = choice % self.limit
-            for speaking in self._speaking()[:1]:
+        if choice % 2 and not self.service.refused():
+            self.service.places = choice % self.limit
+            for speaking in self.service.speaking()[:1]:
                 self._answer_well(speaking)
             self.fire_timer(is_early=False, times=1)
         for _ in range(times):
-            if (attempt := self._of(choice, self._refused())) is None:
+            if (attempt := self._of(choice, self.service.refused())) is None:
                 return
             self.seen.add("throttle")
             self._fail(attempt, Failure(kind=FailureKind.THROTTLED, reason=reason, wait_s=wait_s))
@@ -472,32 +377,31 @@ class LambdaLaws(RuleBasedStateMachine):
     @rule(choice=_CHOICE, kind=_NEVER_SENT, wait_s=_WAITS_S, times=st.integers(1, 40))
     def never_reach(self, choice: int, kind: FailureKind, wait_s: float | None, times: int) -> None:
         for _ in range(times):
-            if times > 20 and not self._unsent():
+            if times > 20 and not self.service.unsent():
                 self.fire_timer(is_early=False, times=1)
-            if (attempt := self._of(choice, self._unsent())) is None:
+            if (attempt := self._of(choice, self.service.unsent())) is None:
                 return
             self._fail(attempt, Failure(kind=kind, detail="by the test", wait_s=wait_s))
 
     @rule(others=st.integers(0, 12), luck=st.integers(0, 3))
     def others_come_and_go(self, others: int, luck: int) -> None:
         """Other work of the account."""
-        self.true = self.limit if luck else max(0, self.limit - others)
+        self.service.places = self.limit if luck else max(0, self.limit - others)
 
     @rule(is_reachable=st.sampled_from([True, True, False]))
     def connect(self, is_reachable: bool) -> None:
-        self.is_reachable = is_reachable
+        self.service.is_reachable = is_reachable
 
     @rule(choice=_CHOICE, luck=st.integers(0, 9))
     def retire(self, choice: int, luck: int) -> None:
         """The service takes an idle environment away, and tells nobody."""
-        if self.idle and luck == _RARE:
-            self.idle.pop(choice % len(self.idle))
-            self.has_forgotten = True
+        if luck == _RARE:
+            self.service.retire(choice)
 
     @rule(choice=_CHOICE)
     def hush(self, choice: int) -> None:
         """An environment hangs."""
-        if (attempt := self._of(choice, self._speaking())) is not None:
+        if (attempt := self._of(choice, self.service.speaking())) is not None:
             attempt.is_silent = True
 
     @rule(choice=_CHOICE)
@@ -506,14 +410,14 @@ class LambdaLaws(RuleBasedStateMachine):
         run = self.runs[choice % len(self.runs)]
         if run.hedging is None or not run.options["is_idempotent"] or not run.flying:
             return
-        silent = self._of(choice, [a for a in self._speaking() if a.run is run])
+        silent = self._of(choice, [a for a in self.service.speaking() if a.run is run])
         if silent is None:
             return
         silent.is_silent = True
         for _ in range(20):
             if run.covers or run.finish is not None:
                 return
-            for attempt in self._speaking():
+            for attempt in self.service.speaking():
                 if attempt.launch.attempt in attempt.run.flying:
                     self._answer_well(attempt)
             self.fire_timer(is_early=False, times=1)
@@ -570,81 +474,23 @@ class LambdaLaws(RuleBasedStateMachine):
 
     # ---- the service ----
 
-    def _flying(self) -> list[_Attempt]:
-        return [attempt for run in self.runs for attempt in run.flying.values()]
-
-    def _speaking(self) -> list[_Attempt]:
-        """Those that run, and may answer."""
-        return [a for a in self._flying() if a.environment is not None and not a.is_silent]
-
-    def _refused(self) -> list[_Attempt]:
-        return [a for a in self._flying() if a.is_sent and a.environment is None]
-
-    def _unsent(self) -> list[_Attempt]:
-        return [attempt for attempt in self._flying() if not attempt.is_sent]
-
-    def _of(self, choice: int, attempts: list[_Attempt]) -> _Attempt | None:
+    def _of(self, choice: int, attempts: list[Attempt]) -> Attempt | None:
         return attempts[choice % len(attempts)] if attempts else None
-
-    def _taken(self) -> tuple[str, float]:
-        """An environment for an attempt, and for how long its start is billed."""
-        if self.idle:
-            return self.idle.pop(), 0.0
-        self.made_s.append(self.now_s)
-        if self.growth is not None and not self.has_forgotten:
-            assert_windows_keep(self.made_s, self.growth)
-        return f"e{len(self.made_s)}", self.billed.init_s
-
-    def _let_in(self, run: _Run, launch: Launch) -> None:
-        self.launches_s.append(self.now_s)
-        if self.rate is not None:
-            assert_windows_keep(self.launches_s, self.rate)
-        running = sum(attempt.environment is not None for attempt in self._flying())
-        environment, within_s = None, _TOLD_S
-        if self.is_reachable and running < self.true:
-            environment, init_s = self._taken()
-            ends_s = None if self.overruns else launch.ends_s
-            within_s = init_s - self.billed.init_s + self._billed(launch).worst_s(ends_s)
-        run.flying[launch.attempt] = _Attempt(
-            run,
-            launch,
-            self.now_s,
-            environment,
-            self.is_reachable,
-            self.now_s + within_s - _MARGIN_S,
-        )
-        assert len(self._flying()) <= self.limit, "more in flight than the limit, all runs together"
-
-    def _billed(self, launch: Launch) -> Billed:
-        billed = self.billed.larger if launch.is_escalated else self.billed
-        assert billed is not None
-        return billed
 
     def _pass(self, dt_s: float) -> None:
         self._pass_to(self.now_s + dt_s)
 
     def _pass_to(self, to_s: float) -> None:
         """Let time pass, with the ends of attempts that come before that."""
-        while due := [attempt for attempt in self._flying() if attempt.ends_s <= to_s]:
-            attempt = min(due, key=lambda attempt: attempt.ends_s)
+        while (attempt := self.service.next_to_end(to_s)) is not None:
             self.now_s = max(self.now_s, attempt.ends_s)
             self._end(attempt)
         self.now_s = max(self.now_s, to_s)
 
-    def _end(self, attempt: _Attempt) -> None:
-        """Its time is over, whatever it did."""
-        launch = attempt.launch
-        if not attempt.is_sent:
-            failure = Failure(kind=FailureKind.UNREACHABLE)
-        elif attempt.environment is None:
-            failure = Failure(kind=FailureKind.THROTTLED)
-        elif launch.ends_s is not None and not self.overruns:
-            failure = Failure(kind=FailureKind.TIMED_OUT, hard_s=launch.ends_s)
-        else:
-            failure = Failure(kind=FailureKind.TIMED_OUT, allowed_s=self.billed.timeout_s)
-        self._fail(attempt, failure)
+    def _end(self, attempt: Attempt) -> None:
+        self._fail(attempt, self.service.why_ended(attempt))
 
-    def _outcome(self, attempt: _Attempt, task: int, fate: str) -> Outcome[Any] | None:
+    def _outcome(self, attempt: Attempt, task: int, fate: str) -> Outcome[Any] | None:
         match fate:
             case "ok":
                 return Outcome(task, (task, attempt.launch.attempt))
@@ -664,197 +510,31 @@ class LambdaLaws(RuleBasedStateMachine):
             case _:
                 return None
 
-    def _answer_well(self, attempt: _Attempt) -> None:
+    def _answer_well(self, attempt: Attempt) -> None:
         outcomes = [Outcome(task, (task, attempt.launch.attempt)) for task in attempt.tasks]
         self._answer(attempt, outcomes, (), reports=True)
 
     def _answer(
         self,
-        attempt: _Attempt,
+        attempt: Attempt,
         outcomes: Sequence[Outcome[Any]],
         left: Sequence[int],
         *,
         reports: bool,
     ) -> None:
-        assert attempt.environment is not None
-        if reports or attempt.run.budget is not None:  # without one nothing ran there
-            report = report_of(
-                attempt.launch.attempt,
-                total_s=max(1e-3, min(1.0 * len(attempt.tasks), self.now_s - attempt.at_s)),
-                payload_bytes=10,
-                environment=attempt.environment,
-            )
-            self.idle.append(attempt.environment)
-        else:
-            report = None
-            self.has_forgotten = True  # as far as the client can know
-        self._bill(attempt, is_known=True)
-        own = self._leaves(attempt)
-        if attempt.run.finish is None:
-            self._foretell(attempt, own, outcomes, left)
+        report = self.service.answers(attempt, self.now_s, reports=reports)
+        attempt.run.foretell_answer(attempt, outcomes, left)
         happens = AttemptAnswered(attempt.launch.attempt, outcomes, report, left)
         self._feed(attempt.run, happens)
 
-    def _fail(self, attempt: _Attempt, failure: Failure) -> None:
-        run = attempt.run
-        never_ran = attempt.environment is None
-        if attempt.environment is not None:
-            self._bill(attempt, is_known=failure.kind is not FailureKind.MAYBE_RAN)
-            if failure.kind is FailureKind.MAYBE_RAN:
-                self.idle.append(attempt.environment)
-        own = self._leaves(attempt)
-        is_refused = failure.kind in PATIENCE_S
-        if failure.kind is FailureKind.THROTTLED:
-            wait_s = max(0.05, failure.wait_s or 0.0)
-            self.held_until_s = max(self.held_until_s, self.now_s + wait_s)
-        if never_ran and attempt.launch.covers is not None:
-            run.copies -= self._part(attempt)
-        if failure.kind in _MAYBE_RAN | {FailureKind.REFUSED}:
-            run.failures += 1
-        if run.finish is None:
-            if failure.is_fatal:
-                run.may_end.add("fatal")
-            elif is_refused:
-                self._foretell_refusal(run, failure)
-            elif failure.kind is FailureKind.DID_NOT_RUN:
-                run.barren += 1
-                if run.barren > scheduler_module._MOST_BARREN_ATTEMPTS + self.limit:
-                    run.may_end.add("barren")
-            elif failure.kind is FailureKind.MAYBE_RAN:
-                self._foretell_loss(run, own)
-            else:
-                self._reached(run)
-                self._blame(run, attempt.tasks, own, failure)
-        self._feed(run, AttemptFailed(attempt.launch.attempt, failure))
-
-    def _bill(self, attempt: _Attempt, *, is_known: bool) -> None:
-        """What is lost on its way may run for as long as it can."""
-        run, launch = attempt.run, attempt.launch
-        gb = self._billed(launch).gb
-        worst_ms = math.ceil(1000 * self._billed(launch).worst_s(launch.ends_s))
-        ran_ms = math.ceil(1000 * (self.now_s - attempt.at_s))
-        run.bill_ms += round(gb * (ran_ms if is_known else worst_ms))
-        if ran_ms > worst_ms:
-            assert self.overruns
-            run.overrun_gb_s += gb * self._billed(launch).worst_s()
-
-    def _leaves(self, attempt: _Attempt) -> list[int]:
-        """An attempt ends; those of its unsettled tasks that no other one has."""
-        run = attempt.run
-        del run.flying[attempt.launch.attempt]
-        run.gone[attempt.launch.attempt] = attempt
-        return [task for task in run.unsettled(attempt.tasks) if not run.has(task)]
-
-    def _part(self, attempt: _Attempt) -> float:
-        """Which part of an attempt this cover is."""
-        run, covers = attempt.run, attempt.launch.covers
-        assert covers is not None
-        covered = run.flying.get(covers) or run.gone[covers]
-        return len(attempt.tasks) / len(covered.tasks)
-
-    # ---- what must follow: foretold ----
-
-    def _reached(self, run: _Run) -> None:
-        """A worker was reached, whatever became of the attempt."""
-        run.barren = 0
-        run.refusing_since_s.clear()
-
-    def _foretell_refusal(self, run: _Run, failure: Failure) -> None:
-        if failure.kind is FailureKind.THROTTLED:  # by a service that is there
-            run.refusing_since_s.pop(FailureKind.UNREACHABLE, None)
-        else:
-            asked_s = self.now_s + (failure.wait_s or 0.0)
-            run.paused_until_s = max(run.paused_until_s, asked_s)
-        since_s = run.refusing_since_s.setdefault(failure.kind, self.now_s)
-        if self.now_s - since_s > PATIENCE_S[failure.kind]:
-            run.may_end.add("patience")
-
-    def _foretell_loss(self, run: _Run, own: Sequence[int]) -> None:
-        for task in own:
-            run.lost[task] += 1
-            if not run.options["is_idempotent"]:
-                self._settles(run, task)
-                run.may_not_run.add(task)
-            elif run.lost[task] >= run.retry.max_lost:
-                self._settles(run, task)
-
-    def _blame(self, run: _Run, sent: Sequence[int], own: Sequence[int], failure: Failure) -> None:
-        if failure.hard_s is not None and len(sent) == 1:
-            run.goes_alone.update(own)
-        elif len(sent) > 1 and (run.options["is_idempotent"] or failure.kind not in _MAYBE_RAN):
-            run.blamed_in_groups.update(own)
-            run.goes_alone.update(own)
-        else:
-            for task in own:
-                self._charge(run, task, failure)
-
-    def _charge(
-        self, run: _Run, task: int, failure: Failure, outcome: Outcome[Any] | None = None
-    ) -> None:
-        if failure.kind in _MAYBE_RAN and not run.options["is_idempotent"]:
-            run.may_not_run.add(task)
-            self._settles(run, task, outcome)
-        elif self._escalates(run, task, failure):
-            run.escalated.add(task)
-            run.goes_alone.add(task)
-        elif run.retry.allows(failure, run.charged[task] + 1):
-            run.charged[task] += 1
-            run.goes_alone.add(task)
-        else:
-            self._settles(run, task, outcome)
-
-    def _escalates(self, run: _Run, task: int, failure: Failure) -> bool:
-        if not run.options["can_escalate"] or task in run.escalated:
-            return False
-        return (
-            failure.kind is FailureKind.OUT_OF_MEMORY
-            or (
-                failure.kind is FailureKind.KERNEL_RAISED and isinstance(failure.error, MemoryError)
-            )
-            or (failure.kind is FailureKind.TIMED_OUT and failure.allowed_s is not None)
-        )
-
-    def _settles(self, run: _Run, task: int, outcome: Outcome[Any] | None = None) -> None:
-        assert task not in run.settled
-        run.settled[task] = outcome
-
-    def _foretell(
-        self,
-        attempt: _Attempt,
-        own: list[int],
-        outcomes: Sequence[Outcome[Any]],
-        left: Sequence[int],
-    ) -> None:
-        run = attempt.run
-        self._reached(run)
-        if not outcomes and len(attempt.tasks) > 1 and set(left) >= set(attempt.tasks):
-            self._blame(run, attempt.tasks, own, Failure(kind=FailureKind.TIMED_OUT))
-            return
-        if not outcomes or set(left) >= set(attempt.tasks):
-            left = ()  # it got nowhere, and would so for ever
-        told = set(left)
-        for outcome in outcomes:
-            task = outcome.index
-            if task in told or task not in attempt.tasks or task in run.settled:
-                continue
-            told.add(task)
-            if outcome.error is None:
-                self._settles(run, task, outcome)
-            elif task in own:
-                failure = outcome.failure or Failure(
-                    kind=FailureKind.KERNEL_RAISED, error=outcome.error
-                )
-                if failure.hard_s is not None:
-                    run.goes_alone.add(task)
-                else:
-                    self._charge(run, task, failure, outcome)
-        for task in own:
-            if task not in told:
-                self._charge(run, task, Failure(kind=FailureKind.CRASHED))
+    def _fail(self, attempt: Attempt, failure: Failure) -> None:
+        self.service.fails(attempt, failure, self.now_s)
+        attempt.run.foretell_failure(attempt, failure, self.now_s)
+        self._feed(attempt.run, AttemptFailed(attempt.launch.attempt, failure))
 
     # ---- what does follow: checked ----
 
-    def _feed(self, run: _Run, happens: Event) -> None:
+    def _feed(self, run: Run, happens: Event) -> None:
         self.is_broken = True
         self._handle(run, happens)
         # As `Engine._feed` does, and `call_soon` then.
@@ -872,7 +552,7 @@ class LambdaLaws(RuleBasedStateMachine):
             self._handle(run, happens)
         raise AssertionError("runs wake each other for ever")
 
-    def _handle(self, run: _Run, happens: Event) -> None:
+    def _handle(self, run: Run, happens: Event) -> None:
         window = run.scheduler.window
         actions = run.scheduler.handle(happens, self.now_s)
         twins = run.twin.handle(happens, self.now_s)
@@ -901,15 +581,15 @@ class LambdaLaws(RuleBasedStateMachine):
                 case _:
                     raise AssertionError(f"{action} can't be done here")
         if run.finish is None:
-            kept_back = set(self._deliverable(run))
+            kept_back = set(run.deliverable())
             assert not kept_back, "an outcome was kept back"
             assert not run.may_end - {"storm"}, f"the run should have ended: {run.may_end}"
             assert not (run.is_ended and len(run.settled) == run.offered), "it is over"
         invariants(run.scheduler)
 
-    def _check_launch(self, run: _Run, launch: Launch) -> None:
+    def _check_launch(self, run: Run, launch: Launch) -> None:
         number, tasks = launch.attempt, tuple(launch.tasks)
-        assert self.now_s >= self.held_until_s, "launched although the service said to wait"
+        assert self.now_s >= self.service.held_until_s, "launched although the service said to wait"
         assert self.now_s >= run.paused_until_s, "launched although nothing can be reached"
         assert number not in run.flying
         assert number not in run.gone, "an attempt's number is used once"
@@ -927,9 +607,9 @@ class LambdaLaws(RuleBasedStateMachine):
             assert not late, "launched too early"
         else:
             self._check_cover(run, launch)
-        self._let_in(run, launch)
+        self.service.let_in(run, launch, self.now_s)
 
-    def _check_deadlines(self, run: _Run, launch: Launch) -> None:
+    def _check_deadlines(self, run: Run, launch: Launch) -> None:
         assert launch.soft_s is None or len(launch.tasks) > 1
         if run.budget is not None and run.options["is_idempotent"]:
             assert launch.ends_s is not None, "with a budget everything ends"
@@ -937,7 +617,7 @@ class LambdaLaws(RuleBasedStateMachine):
             assert launch.ends_s is not None
             assert launch.ends_s > launch.hard_s > (launch.soft_s or 0.0)
 
-    def _check_cover(self, run: _Run, launch: Launch) -> None:
+    def _check_cover(self, run: Run, launch: Launch) -> None:
         self.seen.add("cover")
         assert run.options["is_idempotent"], "a cover of what may not run twice"
         assert run.hedging is not None
@@ -954,15 +634,7 @@ class LambdaLaws(RuleBasedStateMachine):
         if run.options["share"] == 0.0:
             assert run.copies <= HedgePolicy().min_covers + 1e-6, "more covers than were allowed"
 
-    def _deliverable(self, run: _Run) -> list[int]:
-        if not run.options["ordered"]:
-            return [task for task in run.settled if task not in run.delivered]
-        found: list[int] = []
-        while len(run.delivered) + len(found) in run.settled:
-            found.append(len(run.delivered) + len(found))
-        return found
-
-    def _check_delivery(self, run: _Run, outcomes: Sequence[Outcome[Any]]) -> None:
+    def _check_delivery(self, run: Run, outcomes: Sequence[Outcome[Any]]) -> None:
         assert outcomes, "an empty delivery"
         for outcome in outcomes:
             task = outcome.index
@@ -981,7 +653,7 @@ class LambdaLaws(RuleBasedStateMachine):
         if run.options["fails_fast"] and any(o.error is not None for o in outcomes):
             run.may_end.add("failed fast")
 
-    def _check_end(self, run: _Run, action: Finish) -> None:
+    def _check_end(self, run: Run, action: Finish) -> None:
         run.finish = action
         failure = action.failure
         if failure is None:
@@ -1008,7 +680,7 @@ class LambdaLaws(RuleBasedStateMachine):
     def books_agree(self) -> None:
         if not hasattr(self, "runs"):
             return
-        assert self.capacity.in_flight == len(self._flying())
+        assert self.capacity.in_flight == len(self.service.flying())
         for run in self.runs:
             assert run.scheduler.in_flight == len(run.flying)
             assert run.scheduler.is_finished == (run.finish is not None)
@@ -1029,26 +701,18 @@ class LambdaLaws(RuleBasedStateMachine):
         for run in getattr(self, "runs", ()):
             if run.budget is None:
                 continue
-            late_ms = max((self._late_ms(a) for a in run.flying.values()), default=0)
+            late_ms = max(
+                (self.service.late_ms(a, self.now_s) for a in run.flying.values()), default=0
+            )
             most_gb_s = run.budget.max_gb_s + run.overrun_gb_s
-            if self.overruns:
-                most_gb_s += sum(self._worst_gb_s(a) for a in run.flying.values())
+            if self.service.overruns:
+                most_gb_s += sum(self.service.worst_gb_s(a) for a in run.flying.values())
             else:
                 assert late_ms == 0
             assert Fraction(run.bill_ms, 1000) <= most_gb_s, "the bill is above the limit"
             assert run.budget.spent_gb_s >= run.bill_ms / 1000 - 1e-6, "the books hide something"
             held_gb_s = run.budget.spent_gb_s + run.budget.reserved_gb_s
             assert held_gb_s <= most_gb_s + 1e-9, "more than there is was spent and reserved"
-
-    def _late_ms(self, attempt: _Attempt) -> float:
-        if attempt.environment is None:
-            return 0.0
-        worst_s = self._billed(attempt.launch).worst_s(attempt.launch.ends_s)
-        return max(0.0, self.now_s - attempt.at_s - worst_s)
-
-    def _worst_gb_s(self, attempt: _Attempt) -> float:
-        billed = self._billed(attempt.launch)
-        return billed.gb * billed.worst_s()
 
     @invariant()
     def windows_are_kept(self) -> None:
@@ -1067,7 +731,7 @@ class LambdaLaws(RuleBasedStateMachine):
             assert seat is not None
             assert seat.waiting < math.inf, "it waits for nothing"
             others = [other for other in self.runs if other.finish is None and other is not run]
-            assert self._flying() or any(
+            assert self.service.flying() or any(
                 other.timer_s is not None and other.scheduler.seat in self.capacity._line
                 for other in others
             ), "it waits for room, and nothing will make some"
@@ -1081,13 +745,13 @@ class LambdaLaws(RuleBasedStateMachine):
         self._check_what_is_left()
         for name in sorted(self.seen):
             event(name)
-        if len(self.launches_s) > 50:
+        if self.service.launched > 50:
             event("launched > 50")
         event(f"runs: {len(self.runs)}")
 
     def _drain(self) -> None:
         """The service is kind from now on: all runs come to their end."""
-        self.true, self.is_reachable = self.limit, True
+        self.service.places, self.service.is_reachable = self.limit, True
         since_s = self.now_s
         for run in self.runs:
             if not run.is_ended:
@@ -1098,7 +762,7 @@ class LambdaLaws(RuleBasedStateMachine):
                 if run.unconsumed:
                     count, run.unconsumed = run.unconsumed, 0
                     self._feed(run, Consumed(count))
-            flying = self._flying()
+            flying = self.service.flying()
             for attempt in flying:
                 if attempt.environment is not None:
                     self._answer_well(attempt)

@@ -167,7 +167,7 @@ def test_of_200_000_tasks_none_is_lost_or_doubled_whatever_goes_wrong(
     assert run.most_in_flight <= UNKIND.concurrency
     # What it still holds goes by the size of the fleet, not by how much it has done.
     assert run.attempts > 10 * UNKIND.concurrency
-    assert held(scheduler) < 5 * UNKIND.concurrency
+    assert held(scheduler) < 8 * UNKIND.concurrency
 
 
 def test_the_same_seed_gives_the_same_schedule_to_the_last_launch() -> None:

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from fanout.backends import Backend
+    from fanout.budget import Billed
     from fanout.events import RunEvent
     from fanout.hedging import HedgeCounts
     from fanout.request import Request
@@ -116,6 +117,7 @@ class Engine:
             weight=weight,
             recall=None if journal is None else journal.recall,
         )
+        self._is_consumed = drains
         self._journal = journal
         self._deliver = deliver
         self._on_end = on_end
@@ -152,6 +154,8 @@ class Engine:
                     concurrency=self._backend.concurrency,
                     total=self._intake.total,
                     is_compiled_there=self._request.kernel.is_compiled_there,
+                    is_consumed=self._is_consumed,
+                    max_gb_s=self._scheduler.max_gb_s,
                 )
             )
         except BaseException as error:
@@ -166,7 +170,8 @@ class Engine:
         self._feed(Cancelled())
         if self._timer is not None:
             self._timer.cancel()
-        self._leave_orphans(logging.WARNING if is_cut_short else logging.INFO)
+        is_cancelled = isinstance(error, asyncio.CancelledError | KeyboardInterrupt)
+        self._leave_orphans(is_cut_short=is_cut_short, is_cancelled=is_cancelled)
         tasks = [*self._given_up]
         tasks += [task for number, task in self._attempts.items() if not self._is_orphan(number)]
         for task in tasks:
@@ -194,25 +199,24 @@ class Engine:
             if isinstance(error, asyncio.CancelledError):
                 raise error
 
-    def _leave_orphans(self, level: int) -> None:
-        """Attempts that can't be stopped go on, so that it is known for how long they do."""
+    def _leave_orphans(self, *, is_cut_short: bool, is_cancelled: bool) -> None:
+        """Attempts that can't be stopped go on, so that it is known for how long they do.
+
+        Says so, and how a run goes on that was cancelled.
+        """
         left = [task for number, task in self._attempts.items() if self._is_orphan(number)]
-        if self._orphans is None or not left:
-            return
-        count, billed = len(left), self._backend.billed
-        _LOG.log(
-            level,
-            "fanout: %d attempt%s in flight at the end of run %s can't be stopped: on %s they run "
-            "on and are billed until they end%s",
-            count,
-            "" if count == 1 else "s",
-            self._run,
-            self._backend.name,
-            "" if billed is None else f", after {billed.timeout_s:g} s at the latest",
-        )
-        for task in left:
-            self._orphans.add(task)
-            task.add_done_callback(self._orphans.discard)
+        parts = []
+        if self._orphans is not None and left:
+            billed = self._backend.billed
+            parts.append(_running_on(len(left), self._backend.name, billed))
+            for task in left:
+                self._orphans.add(task)
+                task.add_done_callback(self._orphans.discard)
+        if is_cut_short and is_cancelled and self._journal is not None:
+            parts.append(f"`fanout resume {self._run}` does what is left of it")
+        if parts:
+            level = logging.WARNING if is_cut_short else logging.INFO
+            _LOG.log(level, "fanout: run %s has ended; %s", self._run, "; ".join(parts))
 
     def _is_orphan(self, number: int) -> bool:
         """Whether an attempt can't be stopped."""
@@ -397,6 +401,20 @@ class Engine:
         self._attempts.pop(number, None)
         self._sent.discard(number)
         self._feed(answer)
+
+
+def _running_on(count: int, backend: str, billed: Billed | None) -> str:
+    """What attempts cost that can't be stopped."""
+    what = (
+        f"{count} attempt{'' if count == 1 else 's'} in flight can't be stopped: on {backend} "
+        f"{'it runs on and is' if count == 1 else 'they run on and are'} billed"
+    )
+    if billed is None:
+        return what
+    sizes = [billed] if billed.larger is None else [billed, billed.larger]
+    most_s = max(size.timeout_s for size in sizes)
+    gb_s = count * max(size.gb * size.worst_s() for size in sizes)
+    return f"{what} for {most_s:g} s each at most, {gb_s:,.4g} GB-seconds in all"
 
 
 async def _join(tasks: Sequence[asyncio.Task[None]]) -> asyncio.CancelledError | None:

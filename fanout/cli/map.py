@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from fanout.cli import Command, running_options, say
+from fanout.cli import Command, run, running_options, say
 from fanout.errors import UsageError
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def command(
     with contextlib.ExitStack() as files:
         source = _source(chunks, files)
         target = target_of(out, files)
-        failed = asyncio.run(
+        failed = run(
             _run(
                 function,
                 source,

@@ -84,7 +84,9 @@ LAYERS = [
     {"emulator.api"},
     {"emulator.service"},
     {"emulator"},
-    {"cli", "cli.completion", "cli.emulate", "cli.mandelbrot", "cli.map"} | {"cli.simulate"},
+    {"cli", "cli.completion", "cli.emulate", "cli.mandelbrot", "cli.map"}
+    | {"cli.simulate"}
+    | {"cli.resume", "cli.runs"},
     {"__main__"},
 ]
 # Where a run is set up it reaches up, at the moment of use: progress is shown unless told not to.

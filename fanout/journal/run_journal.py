@@ -31,6 +31,7 @@ from fanout.events import (
     Cancelled,
     Deliver,
     Finish,
+    Ignore,
     InputEnded,
     Launch,
     RunStarted,
@@ -328,6 +329,8 @@ class RunJournal:
                 for outcome in outcomes:
                     self._keep(outcome)
                 self._tell_spent()
+            case Ignore(attempt=number):
+                self._ended(number, [0, *[None] * 5, "ignored: its tasks are settled"])
             case InputEnded():
                 self._writer.add(PUT_META, ("total", json.dumps(self._pulled)))
             case Cancelled():

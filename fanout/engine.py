@@ -142,7 +142,11 @@ class Engine:
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
-        self._intake.open()
+        try:
+            self._intake.open()
+        except BaseException as error:
+            await self._close_journal(error)
+            raise
         if self._scheduler.seat is not None:
             self._scheduler.seat.wake = functools.partial(self._feed, Ticked())
         try:
@@ -159,6 +163,7 @@ class Engine:
                 )
             )
         except BaseException as error:
+            await self._close_journal(error)
             self._tell_end(error)
             raise
         self._intake.start()
@@ -187,9 +192,7 @@ class Engine:
             self._on_end()
         if (spill := self._request.spill) is not None:
             cancelled = await _join([self._loop.create_task(spill.aclose())]) or cancelled
-        if self._journal is not None:
-            closing = self._journal.aclose(error or self._error or self._intake.error)
-            cancelled = await _join([self._loop.create_task(closing)]) or cancelled
+        cancelled = await self._close_journal(error) or cancelled
         # Whoever cancels a task expects it to end so, whatever else went wrong in it.
         if cancelled is not None and (error is None or isinstance(error, Exception)):
             error = cancelled
@@ -198,6 +201,12 @@ class Engine:
         finally:
             if isinstance(error, asyncio.CancelledError):
                 raise error
+
+    async def _close_journal(self, error: BaseException | None) -> asyncio.CancelledError | None:
+        if self._journal is None:
+            return None
+        closing = self._journal.aclose(error or self._error or self._intake.error)
+        return await _join([self._loop.create_task(closing)])
 
     def _leave_orphans(self, *, is_cut_short: bool, is_cancelled: bool) -> None:
         """Attempts that can't be stopped go on, so that it is known for how long they do.

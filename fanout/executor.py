@@ -216,6 +216,7 @@ class Executor:
         options: MapOptions,
         *,
         is_star: bool = False,
+        is_own: bool = False,
     ) -> Run[Any]:
         outcomes: dict[int, Outcome[Any]] = {}
 
@@ -225,7 +226,13 @@ class Executor:
         self._check_open()
         meter = Meter()
         engine = self._setup.engine(
-            kernel, chunks, keep, options, is_star=is_star, observers=[meter]
+            kernel,
+            chunks,
+            keep,
+            options,
+            is_star=is_star,
+            is_own=is_own,
+            observers=[meter],
         )
         try:
             async with engine:
@@ -348,4 +355,4 @@ async def resume(run: str, *, progress: bool | None = None) -> Run[Any]:
         options["retry"] = RetryPolicy(**options["retry"])
     chunks = Chunks(path, recipe.total, is_safe=options.get("codec") == "safe")
     async with Executor(made(recipe.backend), store=recipe.store) as ex:
-        return await ex._run(recipe.spec, chunks, options, is_star=recipe.is_star)
+        return await ex._run(recipe.spec, chunks, options, is_star=recipe.is_star, is_own=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import functools
+import json
 import random
 import secrets
 import sys
@@ -76,6 +77,7 @@ class RunSetup:
         is_star: bool = False,
         is_ordered: bool = False,
         is_consumed: bool = False,
+        is_own: bool = False,
         stops_on_failure: bool = False,
         observers: Sequence[Callable[[RunEvent], None]] = (),
     ) -> Engine:
@@ -90,6 +92,7 @@ class RunSetup:
             is_ordered: Whether outcomes are delivered in the order of the input.
             is_consumed: Whether the caller says which it took, and no more shall wait for it than
                 the workers need to stay busy.
+            is_own: Whether the input comes out of the run's own journal.
             stops_on_failure: Whether the first failure ends the run.
             observers: Told everything before those of the options are.
 
@@ -105,53 +108,64 @@ class RunSetup:
         weight = options.get("weight")
         spec = prepare(kernel, is_safe=is_safe)
         total = len(source) if isinstance(source, Sized) else None
-        journal = self._journal(options, spec, run, total, is_star=is_star)
-        run = run if journal is None else journal.run
-        # The heaviest of all go first; a journal should have the whole input as soon as possible.
-        is_whole = weight is not None or journal is not None
-        # Weights may be in another unit the next time.
-        known = f"{self._backend.name} {spec.digest}" if weight is None else None
-        grouping = self._grouping(options, known)
-        is_idempotent = options.get("idempotent", True)
-        stops_tasks = self._backend.stops_tasks
-        scheduler = Scheduler(
-            limit=self._backend.limit,
-            grouping=grouping,
-            rng=random.Random(run),  # noqa: S311  # jitter, not secrets; the same if run again
-            retry=options.get("retry"),
-            timeout_s=None if stops_tasks else timeout_s,
-            is_idempotent=is_idempotent,
-            can_escalate=self._backend.can_escalate,
-            can_stop=not stops_tasks,
-            guards=self._guards(options, 0.0 if journal is None else journal.spent_gb_s),
-            total=total,
-            least_window=len(source) if is_whole and isinstance(source, Sequence) else 0,
-            is_ordered=is_ordered,
-            is_consumed=is_consumed,
-            stops_on_failure=stops_on_failure,
-        )
-        return Engine(
-            run=run,
-            scheduler=scheduler,
-            backend=self._backend,
-            request=Request(
-                kernel=spec,
-                is_star=is_star,
-                is_safe=is_safe,
-                timeout_s=timeout_s if stops_tasks else None,
-                store=self._objects.locator,
-                spill=self._objects.of_run(run),
+        self._guards(options, 0.0)  # what is wrong with them shall leave no journal behind
+        journal = self._journal(options, spec, run, total, is_star=is_star, is_own=is_own)
+        try:
+            guards = self._guards(options, 0.0 if journal is None else journal.spent_gb_s)
+            if journal is not None:
+                run, journal.budget = journal.run, guards.budget
+            # The heaviest of all go first; a journal should have the whole input as soon as
+            # possible, if it is in memory anyhow.
+            is_whole = weight is not None or (
+                journal is not None and isinstance(source, list | tuple | range)
+            )
+            # Weights may be in another unit the next time.
+            known = f"{self._backend.name} {spec.digest}" if weight is None else None
+            grouping = self._grouping(options, known)
+            is_idempotent = options.get("idempotent", True)
+            stops_tasks = self._backend.stops_tasks
+            scheduler = Scheduler(
+                limit=self._backend.limit,
+                grouping=grouping,
+                rng=random.Random(run),  # noqa: S311  # jitter, not secrets; the same if run again
+                retry=options.get("retry"),
+                timeout_s=None if stops_tasks else timeout_s,
                 is_idempotent=is_idempotent,
-            ),
-            chunks=source,
-            deliver=deliver,
-            weight=weight,
-            drains=is_consumed,
-            orphans=self._orphans if stops_tasks else None,
-            on_end=functools.partial(self._estimates.keep, known, grouping) if known else None,
-            journal=journal,
-            observers=[*observers, *self._observers(options)],
-        )
+                can_escalate=self._backend.can_escalate,
+                can_stop=not stops_tasks,
+                guards=guards,
+                total=total,
+                least_window=len(source) if is_whole and isinstance(source, Sequence) else 0,
+                is_ordered=is_ordered,
+                is_consumed=is_consumed,
+                stops_on_failure=stops_on_failure,
+            )
+            return Engine(
+                run=run,
+                scheduler=scheduler,
+                backend=self._backend,
+                request=Request(
+                    kernel=spec,
+                    is_star=is_star,
+                    is_safe=is_safe,
+                    timeout_s=timeout_s if stops_tasks else None,
+                    store=self._objects.locator,
+                    spill=self._objects.of_run(run),
+                    is_idempotent=is_idempotent,
+                ),
+                chunks=source,
+                deliver=deliver,
+                weight=weight,
+                drains=is_consumed,
+                orphans=self._orphans if stops_tasks else None,
+                on_end=functools.partial(self._estimates.keep, known, grouping) if known else None,
+                journal=journal,
+                observers=[*observers, *self._observers(options)],
+            )
+        except BaseException:
+            if journal is not None:
+                journal.abandon()
+            raise
 
     async def aclose(self) -> None:
         """Give up what is in flight for runs that are over."""
@@ -180,6 +194,7 @@ class RunSetup:
         total: int | None,
         *,
         is_star: bool,
+        is_own: bool,
     ) -> RunJournal | None:
         """Where what is done is written down: if the run has a name, or costs money."""
         name, billed = options.get("name"), self._backend.billed
@@ -198,6 +213,7 @@ class RunSetup:
                 backend=self._backend.name,
                 total=total,
                 is_safe=options.get("codec", "auto") == "safe",
+                is_own=is_own,
                 recipe={
                     "is_star": is_star,
                     "options": _kept(options),
@@ -249,6 +265,10 @@ def _kept(options: MapOptions) -> dict[str, Any] | None:
         if policy.pop("on"):
             return None
         kept["retry"] = policy
+    try:
+        json.dumps(kept)
+    except (TypeError, ValueError):  # a number of numpy's, say
+        return None
     return kept
 
 

@@ -34,11 +34,11 @@ def command(run: str, out: str | None, progress: bool | None) -> int:
     """
     from fanout.executor import resume
 
-    done = asyncio.run(resume(run, progress=progress))
-    failed = len(done.failures)
-    if out is not None:
-        with contextlib.ExitStack() as files:
-            target = target_of(out, files)
+    with contextlib.ExitStack() as files:
+        target = None if out is None else target_of(out, files)  # before anything is paid for
+        done = asyncio.run(resume(run, progress=progress))
+        failed = len(done.failures)
+        if target is not None:
             for outcome in done.outcomes:
                 target.write(line_of(outcome)[0] + "\n")
     total = len(done.outcomes)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import json
+import math
 import os
 import sqlite3
 import time
@@ -49,7 +50,7 @@ class RunRecord:
         total: Number of tasks; None if the input doesn't say.
         done: How many have a result.
         failed: How many failed the last time.
-        spent_gb_s: What its attempts cost so far, GB-seconds; 0 where that is nothing.
+        spent_gb_s: What its attempts cost so far, at worst, GB-seconds; 0 where that is nothing.
         nbytes: Size of the journal, bytes.
         path: The journal.
     """
@@ -78,7 +79,7 @@ def home() -> Path:
     """The folder for all that is kept between runs."""
     named = os.environ.get("FANOUT_HOME", "").strip()
     if named:
-        return Path(named).expanduser()
+        return Path(named).expanduser().absolute()
     return platformdirs.user_state_path("fanout", appauthor=False)
 
 
@@ -106,20 +107,22 @@ class Folder:
         return [record_of(path) for path in reversed(list(self._files()))]
 
     def remove(self, record: RunRecord) -> None:
-        """Remove a journal, and all beside it."""
-        for file in self.path.glob(f"{record.path.name}*"):
-            file.unlink(missing_ok=True)
+        """Remove a journal, and all beside it, unless somebody runs it."""
+        with contextlib.suppress(filelock.Timeout, OSError), lock_of(record.path):
+            clear(record.path)
+            Path(lock_of(record.path).lock_file).unlink(missing_ok=True)
 
     def tidy(self) -> None:
         """Remove what is old, and the oldest of what is too much, of runs that are done."""
-        kept = sum(path.stat().st_size for path in self._files())
+        kept = {path: _stat(path) for path in self._files()}
+        nbytes = sum(size for size, _ in kept.values())
         oldest_s = time.time() - _KEPT_S
-        for path in list(self._files()):
-            if path.stat().st_mtime > oldest_s and kept <= _KEPT_BYTES:
+        for path, (size, changed_s) in kept.items():
+            if changed_s > oldest_s and nbytes <= _KEPT_BYTES:
                 continue
             record = record_of(path)
             if record.state == "done":
-                kept -= path.stat().st_size
+                nbytes -= size
                 self.remove(record)
 
     def unknown(self, run: str) -> UsageError:
@@ -140,9 +143,26 @@ def _told(path: Path) -> tuple[str, str | None]:
     return run, name or None
 
 
+def run_of(path: Path) -> str:
+    """Id of the run, by the name of its journal."""
+    return _told(path)[0]
+
+
 def lock_of(path: Path) -> filelock.FileLock:
-    """The lock on a journal, not yet taken."""
-    return filelock.FileLock(f"{path}.lock", timeout=0)
+    """The lock on a journal, not yet taken; that of a name, so that no two begin one at once."""
+    run, name = _told(path)
+    return filelock.FileLock(path.with_name(f"{name or run}.lock"), timeout=0, mode=0o600)
+
+
+def clear(path: Path) -> None:
+    """Remove a journal with SQLite's files beside it."""
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+
+def reading(path: Path) -> contextlib.closing[sqlite3.Connection]:
+    """A journal, opened to be read."""
+    return contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True))
 
 
 def read_meta(database: sqlite3.Connection) -> dict[str, Any]:
@@ -155,8 +175,8 @@ def read_meta(database: sqlite3.Connection) -> dict[str, Any]:
     meta = {key: json.loads(value) for key, value in database.execute("SELECT * FROM meta")}
     if meta.get("version") != VERSION:
         msg = (
-            f"it is of version {meta.get('version')}, and this fanout reads version {VERSION}: use "
-            "the fanout that wrote it, or remove it (fanout runs --prune)"
+            f"the journal is of version {meta.get('version')}, and this fanout reads version "
+            f"{VERSION}: use the fanout that wrote it, or remove it (fanout runs --prune)"
         )
         raise JournalError(msg)
     return meta
@@ -165,15 +185,25 @@ def read_meta(database: sqlite3.Connection) -> dict[str, Any]:
 def record_of(path: Path) -> RunRecord:
     """What a journal tells of its run; also of one that is damaged."""
     run, name = _told(path)
+    is_locked = _is_locked(path)  # before it is read, or it could end in between
     try:
-        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
+        with reading(path) as database:
             meta = read_meta(database)
-            (done,) = database.execute("SELECT count(*) FROM outcomes").fetchone()
-            (failed,) = database.execute("SELECT count(*) FROM failures").fetchone()
-    except (sqlite3.Error, JournalError, ValueError):
+            # An earlier call may have had a longer input.
+            ends = (math.inf if meta.get("total") is None else meta["total"],)
+            (done,) = database.execute(
+                "SELECT count(*) FROM outcomes JOIN chunks USING (task, digest) WHERE task < ?",
+                ends,
+            ).fetchone()
+            (failed,) = database.execute(
+                "SELECT count(*) FROM failures WHERE task < ?", ends
+            ).fetchone()
+    except (sqlite3.Error, JournalError, ValueError, TypeError):
         meta, done, failed = {"state": "damaged"}, 0, 0
     state = meta.get("state", "damaged")
-    if state == "running" and not _is_locked(path):
+    if is_locked:
+        state = "running"
+    elif state == "running":
         state = "interrupted"
     return RunRecord(
         id=run,
@@ -185,17 +215,30 @@ def record_of(path: Path) -> RunRecord:
         total=meta.get("total"),
         done=done,
         failed=failed,
-        spent_gb_s=meta.get("spent_gb_s", 0.0),
-        nbytes=sum(file.stat().st_size for file in path.parent.glob(f"{path.name}*")),
+        spent_gb_s=meta.get("spent_gb_s", 0.0) + meta.get("reserved_gb_s", 0.0),
+        nbytes=sum(_stat(path.with_name(path.name + suffix))[0] for suffix in ("", "-wal")),
         path=path,
     )
 
 
+def _stat(path: Path) -> tuple[int, float]:
+    """Size, and when it was changed; of one that is gone meanwhile, nothing."""
+    try:
+        found = path.stat()
+    except OSError:
+        return 0, 0.0
+    return found.st_size, found.st_mtime
+
+
 def _is_locked(path: Path) -> bool:
     lock = lock_of(path)
+    if not Path(lock.lock_file).exists():
+        return False
     try:
         lock.acquire()
-    except (filelock.Timeout, OSError):
+    except filelock.Timeout:
         return True
+    except OSError:
+        return False  # whoever may not write there can't tell
     lock.release()
     return False

@@ -5,15 +5,15 @@ The kernel as it travelled, the chunks, the options of the map, and how to make 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import sqlite3
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from fanout.codec import decode
-from fanout.errors import JournalError
-from fanout.journal.folder import read_meta
+from fanout.errors import DecodeError, JournalError
+from fanout.journal.folder import read_meta, reading
+from fanout.journal.schema import sealed, unsealed
 from fanout.kernel_spec import KernelSpec
 from fanout.wire import Message, frame, unframe
 
@@ -28,14 +28,26 @@ def packed_spec(spec: KernelSpec) -> tuple[str, bytes]:
     """A kernel as a row."""
     told: dict[str, Any] = {name: getattr(spec, name) for name in _TELLS}
     told |= {"local_modules": sorted(spec.local_modules), "roots": sorted(spec.roots)}
-    return json.dumps(told), b"".join(frame(Message({}, spec.code)))
+    text = json.dumps(told)
+    return text, sealed(b"".join(frame(Message({}, spec.code))), text)
 
 
-def _spec(text: str, code: bytes) -> KernelSpec:
+def spec_in(database: sqlite3.Connection) -> KernelSpec:
+    """The kernel of a journal.
+
+    Raises:
+        DecodeError: It is damaged.
+        sqlite3.Error: It can't be read.
+    """
+    row = database.execute("SELECT spec, code FROM kernel").fetchone()
+    if row is None:
+        raise DecodeError("it holds no kernel")
+    text, code = row
+    content = unsealed(code, text)
     told = json.loads(text)
     return KernelSpec(
         **{name: told[name] for name in _TELLS},
-        code=unframe(memoryview(code)).payload,
+        code=unframe(content).payload,
         local_modules=frozenset(told["local_modules"]),
         roots=frozenset(told["roots"]),
     )
@@ -73,20 +85,21 @@ def recipe_in(path: Path) -> Recipe:
         JournalError: It can't be read, or doesn't hold all that it takes.
     """
     try:
-        with _reading(path) as database:
+        with reading(path) as database:
             meta = read_meta(database)
-            spec = _spec(*database.execute("SELECT spec, code FROM kernel").fetchone())
-            count, kept = database.execute("SELECT count(*), count(frame) FROM chunks").fetchone()
-    except (sqlite3.Error, ValueError, TypeError) as error:
+            spec, recipe, total = spec_in(database), meta["recipe"], meta["total"]
+            (kept,) = database.execute(
+                "SELECT count(frame) FROM chunks WHERE task < ?", (total or 0,)
+            ).fetchone()
+    except (sqlite3.Error, DecodeError, ValueError, TypeError, KeyError) as error:
         msg = f"the journal {path} can't be read ({error}): make the call again that began the run"
         raise JournalError(msg) from error
     again = "make the call again that began it, with the same name"
-    recipe = meta["recipe"]
     if recipe.get("backend") is None or recipe.get("options") is None:
         what = "its backend or one of its options can't be written down"
         raise JournalError(f"run {meta['run']} can't be resumed from here, as {what}: {again}")
-    if meta["total"] != count or kept != count:
-        what = f"only {kept:,} of its chunks are in its journal"
+    if total is None or kept != total:
+        what = f"not all of its chunks are in its journal ({kept:,} of {total or 'unknown'})"
         raise JournalError(f"run {meta['run']} can't be resumed from here, as {what}: {again}")
     return Recipe(
         run=meta["run"],
@@ -96,7 +109,7 @@ def recipe_in(path: Path) -> Recipe:
         backend=recipe["backend"],
         store=recipe["store"],
         folders=recipe["folders"],
-        total=count,
+        total=total,
     )
 
 
@@ -112,11 +125,17 @@ class Chunks:
         return self._total
 
     def __iter__(self) -> Iterator[Any]:
-        with _reading(self._path) as database:
-            for (content,) in database.execute("SELECT frame FROM chunks ORDER BY task"):
-                payload = unframe(memoryview(bytearray(content))).payload
-                yield decode(payload, is_safe=self._is_safe)
-
-
-def _reading(path: Path) -> contextlib.closing[sqlite3.Connection]:
-    return contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True))
+        try:
+            with reading(self._path) as database:
+                for task in range(self._total):
+                    content, digest = database.execute(
+                        "SELECT frame, digest FROM chunks WHERE task = ?", (task,)
+                    ).fetchone()
+                    payload = unframe(unsealed(content, task, digest)).payload
+                    yield decode(payload, is_safe=self._is_safe)
+        except (sqlite3.Error, DecodeError, TypeError) as error:
+            msg = (
+                f"the journal {self._path} can't be read ({error}): make the call again that began "
+                "the run"
+            )
+            raise JournalError(msg) from error

@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 if __name__ == "__main__":  # started as a script, Python sees the files beside it only
     sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -39,9 +39,7 @@ def nothing(chunk: int) -> int:
 async def map_us(ex: fanout.Executor, tasks: int, name: str | None) -> float:
     """CPU time of a map, microseconds a task."""
     began_s = time.process_time()
-    results = await ex.map(
-        nothing, range(tasks), progress=False, **({"name": name} if name else {})
-    )
+    results = await ex.map(nothing, range(tasks), progress=False, name=name)
     assert results == list(range(tasks))
     return (time.process_time() - began_s) / tasks * 1e6
 

@@ -33,7 +33,7 @@ from fanout.events import (
 from fanout.retry import FailureKind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from fanout.events import RunEvent
     from fanout.retry import Failure
@@ -74,7 +74,7 @@ class Finding:
 
 @dataclass(slots=True)
 class _Attempt:
-    tasks: frozenset[int]
+    tasks: Sequence[int]
     launched_s: float
     started_s: float | None = None
 
@@ -112,7 +112,7 @@ class Diagnosis:
         """Take note of an event that happened at `now_s`."""
         match event:
             case Launch(attempt=number, tasks=tasks):
-                self._attempts[number] = _Attempt(frozenset(tasks), now_s)
+                self._attempts[number] = _Attempt(tasks, now_s)
                 self._launched_s = now_s
             case AttemptStarted(attempt=number):
                 attempt = self._attempts.get(number)

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import functools
 import logging
+import math
 from collections import deque
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -217,7 +218,7 @@ class Engine:
         parts = []
         if self._orphans is not None and left:
             billed = self._backend.billed
-            parts.append(_running_on(len(left), self._backend.name, billed))
+            parts.append(running_on(len(left), self._backend.name, billed))
             for task in left:
                 self._orphans.add(task)
                 task.add_done_callback(self._orphans.discard)
@@ -412,7 +413,7 @@ class Engine:
         self._feed(answer)
 
 
-def _running_on(count: int, backend: str, billed: Billed | None) -> str:
+def running_on(count: int, backend: str, billed: Billed | None) -> str:
     """What attempts cost that can't be stopped."""
     what = (
         f"{count} attempt{'' if count == 1 else 's'} in flight can't be stopped: on {backend} "
@@ -423,7 +424,7 @@ def _running_on(count: int, backend: str, billed: Billed | None) -> str:
     sizes = [billed] if billed.larger is None else [billed, billed.larger]
     most_s = max(size.timeout_s for size in sizes)
     gb_s = count * max(size.gb * size.worst_s() for size in sizes)
-    return f"{what} for {most_s:g} s each at most, {gb_s:,.4g} GB-seconds in all"
+    return f"{what} for {most_s:g} s at most each, {math.ceil(gb_s):,} GB-seconds in all"
 
 
 async def _join(tasks: Sequence[asyncio.Task[None]]) -> asyncio.CancelledError | None:

@@ -20,7 +20,9 @@ import pexpect
 import pytest
 
 import fanout
+from fanout.budget import Billed
 from fanout.emulator import Emulator
+from fanout.engine import running_on
 from tests.emulator_checks import ROOT, is_running
 from tests.fakes import FakeBackend, Fate, always, square
 
@@ -191,8 +193,24 @@ async def test_ctrl_c_on_lambda_says_what_is_still_billed(call: str, tmp_path: P
         written = await asyncio.to_thread(play)
     (line,) = [line for line in written.splitlines() if "fanout: " in line]
     assert "3 attempts in flight can't be stopped" in line
-    assert "billed for 20 s each at most, 90 GB-seconds in all" in line, "with 10 s of Init"
+    assert "billed for 20 s at most each, 90 GB-seconds in all" in line, "with 10 s of Init"
     assert re.search(r"`fanout resume \S+` does what is left of it", line)
+
+
+@pytest.mark.parametrize(
+    ("count", "billed", "said"),
+    [
+        (1, Billed(gb=2.0, timeout_s=60.0), "it runs on and is billed for 60 s at most each, 120 "),
+        (
+            3,
+            Billed(gb=1.0, timeout_s=60.0, larger=Billed(gb=4.0, timeout_s=900.0, init_s=10.0)),
+            "they run on and are billed for 900 s at most each, 10,920 ",
+        ),
+    ],
+)
+def test_what_runs_on_costs_no_more_than_is_said(count: int, billed: Billed, said: str) -> None:
+    """Any of them may have gone to the larger function."""
+    assert f"{said}GB-seconds in all" in running_on(count, "lambda f", billed)
 
 
 # ---- notebooks ----

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 
 import click
 
 from fanout.cli import Command, say
+from fanout.cli import run as run_to_its_end
 from fanout.cli.map import line_of, target_of
 
 
@@ -36,7 +36,7 @@ def command(run: str, out: str | None, progress: bool | None) -> int:
 
     with contextlib.ExitStack() as files:
         target = None if out is None else target_of(out, files)  # before anything is paid for
-        done = asyncio.run(resume(run, progress=progress))
+        done = run_to_its_end(resume(run, progress=progress))
         failed = len(done.failures)
         if target is not None:
             for outcome in done.outcomes:

@@ -228,11 +228,13 @@ def test_the_order_within_dicts_and_sets_makes_no_other_chunk() -> None:
 SCRIPT = """
 import dataclasses
 import fanout
+import numpy as np
 
 @dataclasses.dataclass
 class Point:
     x: int
     tags: set
+    points: object
 
     def area(self):
         return self.x * {FACTOR}
@@ -244,7 +246,7 @@ def kernel(point):
         file.write("x")
     return point.area(), sorted(point.tags), len(WORDS)
 
-points = [Point(x, {{"a", "b", str(x)}}) for x in range(3)]
+points = [Point(x, {{"a", "b", str(x)}}, np.full(1000, float(x))) for x in range(3)]
 if __name__ == "__main__":
     print(fanout.sync.map(kernel, points, name="script", backend=fanout.Local(workers=1)))
 """

@@ -570,7 +570,9 @@ def _path_of(folder: Folder, about: About) -> Path:
 
 def _unreadable(about: About, path: Path, error: BaseException) -> JournalError:
     run = about.name or about.run
-    if isinstance(error, OSError | sqlite3.OperationalError):
+    # "No such table" and the like are operational errors, too.
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if isinstance(error, OSError | sqlite3.OperationalError) and code != sqlite3.SQLITE_ERROR:
         return JournalError(
             f"the journal of run {run} can't be opened or written ({error}): see that there is "
             f"room where {path} lies, and that you may write there; or give the run another name"

@@ -70,6 +70,7 @@ class Intake:
         self._weight = weight
         self._recall = recall
         self._pulled = 0
+        self._rest = 0  # of what was wanted the last time
         self._iterator: Iterator[Any] | None = None  # of an ordinary source, until it ends
         self._is_pulling = False
         self._is_to_pull = False
@@ -109,14 +110,26 @@ class Intake:
             return
         self._is_pulling = True  # what is fed below comes back here
         try:
-            while self._iterator is not None and (wanted := self._scheduler.wanted):
-                if not self._pull_slice(self._iterator, wanted):
+            while self._iterator is not None and (wanted := self._wanted_now()):
+                before = self._pulled
+                is_quick = self._pull_slice(self._iterator, wanted)
+                self._rest = wanted - (self._pulled - before)
+                if not is_quick:
                     # The slice is over: finished work comes first, then the next one.
                     self._is_to_pull = True
                     self._loop.call_soon(self._pull_on)
                     return
         finally:
             self._is_pulling = False
+
+    def _wanted_now(self) -> int:
+        """How many chunks to pull; with a journal all that were wanted, though slice by slice.
+
+        The scheduler wants none while there is little room, and a journal should have them all.
+        """
+        if self._recall is not None and self._rest and not self._scheduler.is_finished:
+            return self._rest
+        return self._scheduler.wanted
 
     def _pull_on(self) -> None:
         self._is_to_pull = False

@@ -228,11 +228,13 @@ def test_the_order_within_dicts_and_sets_makes_no_other_chunk() -> None:
 SCRIPT = """
 import dataclasses
 import fanout
+import numpy as np
 
 @dataclasses.dataclass
 class Point:
     x: int
     tags: set
+    points: object
 
     def area(self):
         return self.x * {FACTOR}
@@ -244,7 +246,7 @@ def kernel(point):
         file.write("x")
     return point.area(), sorted(point.tags), len(WORDS)
 
-points = [Point(x, {{"a", "b", str(x)}}) for x in range(3)]
+points = [Point(x, {{"a", "b", str(x)}}, np.full(1000, float(x))) for x in range(3)]
 if __name__ == "__main__":
     print(fanout.sync.map(kernel, points, name="script", backend=fanout.Local(workers=1)))
 """
@@ -361,6 +363,22 @@ def test_a_chunk_that_cannot_be_encoded_fails_as_without_a_journal() -> None:
     for _ in range(2):
         assert [outcome.is_ok for outcome in run(double, chunks).outcomes] == [True, False]
     assert CALLS == [1]
+
+
+def test_the_whole_list_is_kept_before_much_is_done() -> None:
+    """A client that is killed early can be resumed without the list."""
+
+    async def leave() -> None:
+        chunks = list(range(1000))
+        async with Executor(FakeBackend(1)) as ex, ex.stream(double, chunks, name="s"):
+            while rows("SELECT count(*) FROM chunks") != [(1000,)]:
+                await asyncio.sleep(0.01)
+            assert rows("SELECT count(*) FROM outcomes") < [(100,)]
+
+    async def within() -> None:
+        await asyncio.wait_for(leave(), 20)
+
+    asyncio.run(within())
 
 
 def test_only_so_much_of_the_chunks_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -608,3 +626,66 @@ def test_resume_says_what_it_lacks() -> None:
         fanout.sync.resume("sweeb")
     with pytest.raises(JournalError, match=r"its backend or one of its options.*same name"):
         fanout.sync.resume("sweep")
+
+
+def total_of(pair: tuple[Any, int]) -> float:
+    CALLS.append(pair[1])
+    return float(pair[0].sum()) + pair[1]
+
+
+def test_refs_are_the_same_when_the_same_object_is_put_again(tmp_path: Path) -> None:
+    async def mapped(count: int) -> list[float]:
+        async with Executor(backend(), store=tmp_path / "store") as ex:
+            ref = await ex.put(np.ones(5000))
+            return await ex.map(total_of, [(ref, number) for number in range(count)], name="s")
+
+    assert asyncio.run(mapped(2)) == [5000.0, 5001.0]
+    assert asyncio.run(mapped(3)) == [5000.0, 5001.0, 5002.0]
+    assert CALLS == [0, 1, 2]
+
+
+def test_a_ref_whose_store_is_gone_fails_the_tasks_that_are_not_done() -> None:
+    async def begun(count: int) -> list[Any]:
+        async with Executor(backend()) as ex:
+            ref = await ex.put(np.ones(5000))
+            await ex.map(total_of, [(ref, number) for number in range(count)], name="s")
+            return [(ref, number) for number in range(count + 1)]
+
+    chunks = asyncio.run(begun(2))
+    later = run(total_of, chunks, name="s")
+    assert [outcome.is_ok for outcome in later.outcomes] == [True, True, False]
+
+
+def test_a_generator_that_raises_leaves_what_came_before() -> None:
+    def breaks() -> Iterator[int]:
+        yield from range(3)
+        raise KeyError("input")
+
+    async def streamed() -> int:
+        seen = 0
+        async with Executor(backend()) as ex, ex.stream(double, breaks(), name="s") as outcomes:
+            async for _ in outcomes:
+                seen += 1
+        return seen
+
+    with pytest.raises(KeyError, match="input"):
+        asyncio.run(streamed())
+    assert (only().state, only().done, only().total) == ("failed", 3, None)
+    assert run(double, range(4), name="s").results == [0, 2, 4, 6]
+    assert CALLS == [0, 1, 2, 3]
+
+
+def test_options_that_no_file_can_hold_only_hinder_the_command_line() -> None:
+    policy = RetryPolicy(on=(ConnectionError,))
+    run(double, [1], retry=policy)
+    (text,) = rows("SELECT value FROM meta WHERE key = 'recipe'")[0]
+    assert json.loads(text)["options"] is None
+    assert run(double, [1], retry=policy).attempts == 0
+
+
+def test_a_hash_seed_makes_no_other_partial_of_a_module() -> None:
+    kernel = functools.partial(kernels_of().logged, "/dev/null")
+    run(kernel, [{"a", "b"}])
+    assert run(functools.partial(kernels_of().logged, "/dev/null"), [{"b", "a"}]).attempts == 0
+    with pytest.raises(RunChangedError):
+        run(functools.partial(kernels_of().logged, "/dev/full"), [{"b", "a"}])

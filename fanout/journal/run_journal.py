@@ -237,10 +237,10 @@ class RunJournal:
         """
         if self._about.is_own and before is not None:
             digest: bytes | None = before
-            encoded = None
+            parts = None
         else:
-            encoded = self._encoded(chunk)
-            digest = None if encoded is None else self._digest(chunk, encoded)
+            parts = self._parts(chunk)
+            digest = None if parts is None else self._digest(chunk, parts)
             if before is not None and before != digest and self._is_as_kept(task, before, chunk):
                 digest = before
         if before is not None and before != digest and self._on_change == "refuse":
@@ -252,14 +252,14 @@ class RunJournal:
             return outcome
         self._digests[task] = digest
         if before != digest:
-            self._writer.add(PUT_CHUNK, (task, digest, self._kept_chunk(task, digest, encoded)))
+            self._writer.add(PUT_CHUNK, (task, digest, self._kept_chunk(task, digest, parts)))
         return None
 
-    def _kept_chunk(self, task: int, digest: bytes, encoded: Encoded | None) -> bytes | None:
+    def _kept_chunk(self, task: int, digest: bytes, parts: list[Buffer] | None) -> bytes | None:
         """A chunk as it is kept; None if it is too large."""
-        if encoded is None or _size_of(encoded) > _MOST_CHUNK_BYTES:
+        if parts is None or _size_of(parts) > _MOST_CHUNK_BYTES:
             return None
-        content = _joined(encoded)
+        content = b"".join(parts)
         self._chunks_bytes += len(content)
         if self._chunks_bytes > _MOST_CHUNKS_BYTES:
             return None
@@ -279,17 +279,18 @@ class RunJournal:
             return False
         return is_same(kept, chunk, self._about.spec.local_modules)
 
-    def _digest(self, chunk: Any, encoded: Encoded) -> bytes:
+    def _digest(self, chunk: Any, parts: list[Buffer]) -> bytes:
         digest = None
-        if _PICKLE in encoded.body:
+        # The body is in the first part, or in the fourth if there are buffers.
+        if any(_PICKLE in part for part in parts[:4] if isinstance(part, bytes)):
             digest = content_digest(chunk, self._about.spec.local_modules)
-        return digest or _digest_of(encoded)
+        return digest or _digest_of(parts)
 
-    def _encoded(self, value: Any) -> Encoded | None:
+    def _parts(self, value: Any) -> list[Buffer] | None:
         """A value as it travels; None if it can't."""
         about = self._about
         try:
-            return encode(value, is_safe=about.is_safe, by_value=about.spec.local_modules)
+            return _framed(encode(value, is_safe=about.is_safe, by_value=about.spec.local_modules))
         except EncodeError:
             return None
 
@@ -392,11 +393,11 @@ class RunJournal:
         if outcome.error is not None:
             self._writer.add(PUT_FAILURE, (task, outcome.attempts, _told(outcome.error)))
             return
-        value = self._encoded(outcome.value)
+        value = self._parts(outcome.value)
         # None: it came out of a decoder, so that this is a class which is gone since.
         if value is None or _size_of(value) > _MOST_VALUE_BYTES:
             return
-        content = sealed(_joined(value), task, digest)
+        content = sealed(b"".join(value), task, digest)
         row = (task, digest, content, outcome.attempts, outcome.kernel_s)
         self._writer.add(PUT_OUTCOME, (*row, _plain(outcome.stdout), _plain(outcome.stderr)))
         if self._has_earlier:
@@ -471,24 +472,20 @@ def _is_same_kernel(one: KernelSpec, other: KernelSpec, *, is_safe: bool) -> boo
 
 def _own(code: Encoded) -> Encoded:
     """The same in memory of its own, so that decoding it gives nothing that others have."""
-    return unframe(memoryview(bytearray(_joined(code)))).payload
+    return unframe(memoryview(bytearray(b"".join(_framed(code))))).payload
 
 
-def _parts(value: Encoded) -> list[Buffer]:
+def _framed(value: Encoded) -> list[Buffer]:
     return frame(Message({}, value))
 
 
-def _joined(value: Encoded) -> bytes:
-    return b"".join(_parts(value))
+def _size_of(parts: list[Buffer]) -> int:
+    return sum(memoryview(part).nbytes for part in parts)
 
 
-def _size_of(value: Encoded) -> int:
-    return sum(memoryview(part).nbytes for part in _parts(value))
-
-
-def _digest_of(value: Encoded) -> bytes:
+def _digest_of(parts: list[Buffer]) -> bytes:
     sha = hashlib.blake2b(digest_size=16)
-    for part in _parts(value):
+    for part in parts:
         sha.update(part)
     return sha.digest()
 
@@ -573,7 +570,9 @@ def _path_of(folder: Folder, about: About) -> Path:
 
 def _unreadable(about: About, path: Path, error: BaseException) -> JournalError:
     run = about.name or about.run
-    if isinstance(error, OSError | sqlite3.OperationalError):
+    # "No such table" and the like are operational errors, too.
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if isinstance(error, OSError | sqlite3.OperationalError) and code != sqlite3.SQLITE_ERROR:
         return JournalError(
             f"the journal of run {run} can't be opened or written ({error}): see that there is "
             f"room where {path} lies, and that you may write there; or give the run another name"

@@ -99,8 +99,9 @@ def test_ctrl_c_ends_a_program_and_its_workers(call: str, times: int, tmp_path: 
     written, code = interrupted(["-c", PROGRAM + call, str(tmp_path)], tmp_path, times=times)
     assert code in {1, -signal.SIGINT}
     assert "KeyboardInterrupt" in written
-    assert "never retrieved" not in written
-    assert "never awaited" not in written
+    if times == 1:  # the second one may strike asyncio itself while it tidies up
+        assert "never retrieved" not in written
+        assert "never awaited" not in written
 
 
 @pytest.mark.parametrize("call", ["asyncio.run(fanout.run({}))", "fanout.sync.run({})"])

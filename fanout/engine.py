@@ -377,11 +377,14 @@ class Engine:
     async def _attempt(self, launch: Launch) -> None:
         """Carry one attempt to the backend and its reply to the scheduler."""
         scheduler, number = self._scheduler, launch.attempt
+        tasks, chunks = launch.tasks, self._intake.chunks
+        if launch.covers is not None:  # the one that it covers may have answered since
+            tasks = [task for task in tasks if task in chunks]
         try:
             request, sent, outcomes = build(
                 self._request,
-                launch.tasks,
-                self._intake.chunks,
+                tasks,
+                chunks,
                 soft_s=launch.soft_s,
                 hard_s=launch.hard_s,
                 ends_s=launch.ends_s,

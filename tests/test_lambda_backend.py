@@ -468,6 +468,20 @@ async def test_a_map_that_is_cancelled_says_what_runs_on(caplog: pytest.LogCaptu
     assert len(warnings_of(caplog)) == 1
 
 
+async def test_a_cover_whose_tasks_are_done_before_it_begins_is_not_sent() -> None:
+    async with opened() as (ex, service):
+        outcomes: list[Any] = []
+        engine = ex._setup.engine(square, range(3), outcomes.extend, {})
+        async with engine:
+            await engine.finished()
+            sent = len(service.invocations)
+            engine._perform(Launch(99, [0, 1], covers=0))
+            await asyncio.sleep(0.05)
+            assert 99 not in engine._attempts
+        assert len(service.invocations) == sent
+        assert len(outcomes) == 3
+
+
 async def test_what_was_not_sent_yet_at_the_end_of_a_map_is_not_sent_any_more() -> None:
     async with opened(lambda _number, _run: None) as (ex, service):
         async with ex.stream(square, range(30), group=1):

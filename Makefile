@@ -30,6 +30,7 @@ format: $(VENV)/.test
 
 bench: $(VENV)/.test $(STANDS)/.installed
 	$(BIN)/python tests/bench/local_overhead.py
+	$(BIN)/python tests/bench/journal.py
 	$(BIN)/python tests/bench/invoke_path.py
 	$(BIN)/python tests/bench/emulator_rate.py
 	$(BIN)/python tests/bench/data_path.py

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from fanout.api import map, run, starmap, stream  # noqa: A004
     from fanout.backends.aws_lambda import Lambda
     from fanout.backends.local import Local
-    from fanout.executor import Executor
+    from fanout.executor import Executor, resume
     from fanout.options import MapOptions
     from fanout.outcomes import OutcomeStream, Run
     from fanout.refs import Ref
@@ -48,6 +48,7 @@ __all__ = [
     "events",
     "map",
     "objects",
+    "resume",
     "run",
     "starmap",
     "stream",
@@ -70,6 +71,7 @@ _MODULES = {
     "blocks": "fanout.stored_input",
     "map": "fanout.api",
     "objects": "fanout.stored_input",
+    "resume": "fanout.executor",
     "run": "fanout.api",
     "starmap": "fanout.api",
     "stream": "fanout.api",

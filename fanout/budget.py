@@ -59,9 +59,10 @@ class Budget:
     Args:
         max_gb_s: What the run may cost, GB-seconds.
         gb: Memory of an environment, GB (1024 MB).
+        spent_gb_s: What it has cost before, GB-seconds.
     """
 
-    def __init__(self, max_gb_s: float, gb: float) -> None:
+    def __init__(self, max_gb_s: float, gb: float, *, spent_gb_s: float = 0.0) -> None:
         for name, value in (("max_gb_s", max_gb_s), ("gb", gb)):
             if isinstance(value, bool) or not isinstance(value, int | float):
                 msg = f"{name}={value!r} must be a number"
@@ -72,7 +73,7 @@ class Budget:
         self.max_gb_s = max_gb_s
         self._gb_s_per_ms = Fraction(gb) / _MS_PER_S
         self._max_ms = int(Fraction(max_gb_s) / self._gb_s_per_ms)
-        self._spent_ms = 0
+        self._spent_ms = math.ceil(Fraction(spent_gb_s) / self._gb_s_per_ms)
         self._reserved_ms = 0
         self._reservations: dict[int, int] = {}  # by attempt, milliseconds
         # When attempts should have ended: (when, attempt, the most that it may take).

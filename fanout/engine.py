@@ -11,9 +11,10 @@ import asyncio
 import contextlib
 import functools
 import logging
+import math
 from collections import deque
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from fanout.backends import AttemptError
 from fanout.errors import BackendError, DecodeError
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from fanout.backends import Backend
+    from fanout.budget import Billed
     from fanout.events import RunEvent
     from fanout.hedging import HedgeCounts
     from fanout.request import Request
@@ -53,6 +55,19 @@ if TYPE_CHECKING:
     from fanout.tasks import Environment, Outcome
 
 _LOG: Final = logging.getLogger("fanout")
+
+
+class Journal(Protocol):
+    """What a run is written down in."""
+
+    def __call__(self, event: RunEvent) -> None:
+        """Take note of what happens."""
+
+    def recall(self, first: int, chunks: Sequence[Any]) -> Sequence[Outcome[Any]]:
+        """Take note of chunks; the outcomes of those that were done before."""
+
+    async def aclose(self, error: BaseException | None) -> None:
+        """Write down the rest."""
 
 
 class Engine:
@@ -68,6 +83,7 @@ class Engine:
         weight: Tells how heavy a chunk is.
         drains: When the input raises, finish the tasks that it gave before, and deliver them.
         on_end: Called when all is over.
+        journal: Told everything, and asked for outcomes of an earlier run; closed with this one.
         orphans: Takes what is in flight when the run ends, and can't be stopped; else it is given
             up.
         observers: Told everything, in order. What one raises ends the run.
@@ -85,6 +101,7 @@ class Engine:
         weight: Callable[[Any], float] | None = None,
         drains: bool = False,
         on_end: Callable[[], None] | None = None,
+        journal: Journal | None = None,
         orphans: set[asyncio.Task[None]] | None = None,
         observers: Sequence[Callable[[RunEvent], None]] = (),
     ) -> None:
@@ -99,13 +116,18 @@ class Engine:
             abort=self._abort,
             drains=drains,
             weight=weight,
+            recall=None if journal is None else journal.recall,
         )
+        self._is_consumed = drains
+        self._journal = journal
         self._deliver = deliver
         self._on_end = on_end
         self._orphans = orphans
-        self._observers = observers
+        self._observers: Sequence[Callable[[RunEvent], None]] = observers
+        if journal is not None:
+            self._observers = [journal, *observers]
         # Most runs have nobody to tell, and attempts may be many.
-        self._hears_starts = bool(observers) or scheduler.hears_starts
+        self._hears_starts = bool(self._observers) or scheduler.hears_starts
 
         self._environments: dict[str, Environment] = {}
         self._attempts: dict[int, asyncio.Task[None]] = {}  # those that the scheduler waits for
@@ -121,7 +143,11 @@ class Engine:
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
-        self._intake.open()
+        try:
+            self._intake.open()
+        except BaseException as error:
+            await self._close_journal(error)
+            raise
         if self._scheduler.seat is not None:
             self._scheduler.seat.wake = functools.partial(self._feed, Ticked())
         try:
@@ -133,9 +159,12 @@ class Engine:
                     concurrency=self._backend.concurrency,
                     total=self._intake.total,
                     is_compiled_there=self._request.kernel.is_compiled_there,
+                    is_consumed=self._is_consumed,
+                    max_gb_s=self._scheduler.max_gb_s,
                 )
             )
         except BaseException as error:
+            await self._close_journal(error)
             self._tell_end(error)
             raise
         self._intake.start()
@@ -147,7 +176,8 @@ class Engine:
         self._feed(Cancelled())
         if self._timer is not None:
             self._timer.cancel()
-        self._leave_orphans(logging.WARNING if is_cut_short else logging.INFO)
+        is_cancelled = isinstance(error, asyncio.CancelledError | KeyboardInterrupt)
+        self._leave_orphans(is_cut_short=is_cut_short, is_cancelled=is_cancelled)
         tasks = [*self._given_up]
         tasks += [task for number, task in self._attempts.items() if not self._is_orphan(number)]
         for task in tasks:
@@ -163,6 +193,7 @@ class Engine:
             self._on_end()
         if (spill := self._request.spill) is not None:
             cancelled = await _join([self._loop.create_task(spill.aclose())]) or cancelled
+        cancelled = await self._close_journal(error) or cancelled
         # Whoever cancels a task expects it to end so, whatever else went wrong in it.
         if cancelled is not None and (error is None or isinstance(error, Exception)):
             error = cancelled
@@ -172,25 +203,30 @@ class Engine:
             if isinstance(error, asyncio.CancelledError):
                 raise error
 
-    def _leave_orphans(self, level: int) -> None:
-        """Attempts that can't be stopped go on, so that it is known for how long they do."""
+    async def _close_journal(self, error: BaseException | None) -> asyncio.CancelledError | None:
+        if self._journal is None:
+            return None
+        closing = self._journal.aclose(error or self._error or self._intake.error)
+        return await _join([self._loop.create_task(closing)])
+
+    def _leave_orphans(self, *, is_cut_short: bool, is_cancelled: bool) -> None:
+        """Attempts that can't be stopped go on, so that it is known for how long they do.
+
+        Says so, and how a run goes on that was cancelled.
+        """
         left = [task for number, task in self._attempts.items() if self._is_orphan(number)]
-        if self._orphans is None or not left:
-            return
-        count, billed = len(left), self._backend.billed
-        _LOG.log(
-            level,
-            "fanout: %d attempt%s in flight at the end of run %s can't be stopped: on %s they run "
-            "on and are billed until they end%s",
-            count,
-            "" if count == 1 else "s",
-            self._run,
-            self._backend.name,
-            "" if billed is None else f", after {billed.timeout_s:g} s at the latest",
-        )
-        for task in left:
-            self._orphans.add(task)
-            task.add_done_callback(self._orphans.discard)
+        parts = []
+        if self._orphans is not None and left:
+            billed = self._backend.billed
+            parts.append(running_on(len(left), self._backend.name, billed))
+            for task in left:
+                self._orphans.add(task)
+                task.add_done_callback(self._orphans.discard)
+        if is_cut_short and is_cancelled and self._journal is not None:
+            parts.append(f"`fanout resume {self._run}` does what is left of it")
+        if parts:
+            level = logging.WARNING if is_cut_short else logging.INFO
+            _LOG.log(level, "fanout: run %s has ended; %s", self._run, "; ".join(parts))
 
     def _is_orphan(self, number: int) -> bool:
         """Whether an attempt can't be stopped."""
@@ -378,6 +414,20 @@ class Engine:
         self._attempts.pop(number, None)
         self._sent.discard(number)
         self._feed(answer)
+
+
+def running_on(count: int, backend: str, billed: Billed | None) -> str:
+    """What attempts cost that can't be stopped."""
+    what = (
+        f"{count} attempt{'' if count == 1 else 's'} in flight can't be stopped: on {backend} "
+        f"{'it runs on and is' if count == 1 else 'they run on and are'} billed"
+    )
+    if billed is None:
+        return what
+    sizes = [billed] if billed.larger is None else [billed, billed.larger]
+    most_s = max(size.timeout_s for size in sizes)
+    gb_s = count * max(size.gb * size.worst_s() for size in sizes)
+    return f"{what} for {most_s:g} s at most each, {math.ceil(gb_s):,} GB-seconds in all"
 
 
 async def _join(tasks: Sequence[asyncio.Task[None]]) -> asyncio.CancelledError | None:

@@ -2,7 +2,8 @@
 
     FanoutError
     ├── UsageError                the call itself is wrong: change the call
-    │   └── KernelNotUsableError  this kernel can't travel to a worker
+    │   ├── KernelNotUsableError  this kernel can't travel to a worker
+    │   └── RunChangedError       a named run has another kernel or input than before
     ├── CodecError
     │   ├── EncodeError           a value can't be sent
     │   └── DecodeError           bytes are damaged, foreign, or refused by codec="safe"
@@ -16,6 +17,7 @@
     │   └── TaskLostError         its attempts were lost between here and the service
     ├── StoreError                an object can't be put into the store, or had from it
     ├── BudgetExceededError       the run may not cost any more; .run has what was done
+    ├── JournalError              what is kept of a run can't be read
     ├── KernelLoadError           a worker can't load the kernel: no task can run
     ├── ProtocolError             client and worker don't speak the same version
     └── BackendError              the backend can't run anything at all
@@ -67,6 +69,16 @@ class KernelNotUsableError(UsageError):
     def __init__(self, kernel: str, why: str, hint: str) -> None:
         super().__init__(f"kernel {kernel} {why}: {hint}")
         self.kernel = kernel
+
+
+class RunChangedError(UsageError):
+    """A run that is to be resumed has another kernel or input than it was begun with."""
+
+    def __init__(self, run: str, what: str) -> None:
+        super().__init__(
+            f"run {run} can't be resumed: {what}. Pass on_change='reuse' to keep the results of "
+            "chunks that are as they were, on_change='restart' to do all again, or another name"
+        )
 
 
 class CodecError(FanoutError):
@@ -248,6 +260,10 @@ class BudgetExceededError(FanoutError):
     def with_run(self, run: Run[Any]) -> BudgetExceededError:
         """The same, with what was done."""
         return BudgetExceededError(self.spent_gb_s, self.max_gb_s, self.worst_gb_s, run)
+
+
+class JournalError(FanoutError):
+    """What is kept of a run can't be read; the message says what to do."""
 
 
 class KernelLoadError(FanoutError):

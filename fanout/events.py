@@ -178,6 +178,8 @@ class RunStarted:
         concurrency: Attempts that may be in flight at once.
         total: Number of tasks; None when the input doesn't say.
         is_compiled_there: Whether it is known that numba compiles the kernel in each environment.
+        is_consumed: Whether the caller says which outcomes it has taken.
+        max_gb_s: What it may cost, GB-seconds; None: whatever it takes.
     """
 
     run: str
@@ -186,6 +188,8 @@ class RunStarted:
     concurrency: int
     total: int | None
     is_compiled_there: bool = False
+    is_consumed: bool = False
+    max_gb_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

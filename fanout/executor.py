@@ -8,6 +8,7 @@ once; `fanout.sync` is the same for code without an event loop.
 from __future__ import annotations
 
 import contextlib
+import sys
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, TypeVarTuple, overload
 
 from fanout import config
@@ -16,6 +17,7 @@ from fanout.backends.chosen import chosen
 from fanout.errors import BudgetExceededError, UsageError
 from fanout.large_objects import LargeObjects
 from fanout.outcomes import Arrivals, Meter, OutcomeStream, Run
+from fanout.retry import RetryPolicy
 from fanout.run_setup import RunSetup
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from typing import Self, Unpack
 
     from fanout.backends import Backend
+    from fanout.kernel_spec import KernelSpec
     from fanout.options import MapOptions
     from fanout.stores import Store
     from fanout.tasks import Outcome
@@ -204,14 +207,33 @@ class Executor:
 
         Failed tasks don't end it; they are in `Run.failures`.
         """
-        outcomes: dict[int, Outcome[R]] = {}
+        return await self._run(kernel, chunks, options)
 
-        def keep(batch: Sequence[Outcome[R]]) -> None:
+    async def _run(
+        self,
+        kernel: Callable[..., Any] | KernelSpec,
+        chunks: Iterable[Any] | AsyncIterable[Any],
+        options: MapOptions,
+        *,
+        is_star: bool = False,
+        is_own: bool = False,
+    ) -> Run[Any]:
+        outcomes: dict[int, Outcome[Any]] = {}
+
+        def keep(batch: Sequence[Outcome[Any]]) -> None:
             outcomes.update((outcome.index, outcome) for outcome in batch)
 
         self._check_open()
         meter = Meter()
-        engine = self._setup.engine(kernel, chunks, keep, options, observers=[meter])
+        engine = self._setup.engine(
+            kernel,
+            chunks,
+            keep,
+            options,
+            is_star=is_star,
+            is_own=is_own,
+            observers=[meter],
+        )
         try:
             async with engine:
                 await engine.finished()
@@ -302,3 +324,35 @@ class Executor:
             raise UsageError(
                 "this executor is not open: use it as `async with fanout.Executor() as ex:`"
             )
+
+
+async def resume(run: str, *, progress: bool | None = None) -> Run[Any]:
+    """Go on with a run whose client was killed, closed or cancelled, and return all of it.
+
+    It runs where it did, with the options that it had; what is done is not done again. To get the
+    results in the program that began it, make the same call again, with the same name.
+
+    Args:
+        run: Its id or its name; `fanout runs` lists them.
+        progress: As for a map.
+
+    Raises:
+        UsageError: There is no such run, or another process runs it.
+        JournalError: Its journal doesn't hold all that it takes.
+    """
+    from fanout.backends.chosen import made
+    from fanout.journal import Folder
+    from fanout.journal.recipe import Chunks, recipe_in
+
+    folder = Folder()
+    path = folder.find(run)
+    if path is None:
+        raise folder.unknown(run)
+    recipe = recipe_in(path)
+    sys.path[:0] = [place for place in recipe.folders if place not in sys.path]
+    options: Any = {**recipe.options, "name": recipe.run, "progress": progress}
+    if "retry" in options:
+        options["retry"] = RetryPolicy(**options["retry"])
+    chunks = Chunks(path, recipe.total, is_safe=options.get("codec") == "safe")
+    async with Executor(made(recipe.backend), store=recipe.store) as ex:
+        return await ex._run(recipe.spec, chunks, options, is_star=recipe.is_star, is_own=True)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from fanout.attempts import Attempts
 from fanout.hedging import HedgeCounts
-from fanout.retry import Failure, FailureKind
+from fanout.retry import NEVER_RAN, Failure, FailureKind
 from fanout.throttle import PATIENCE_S, Throttle
 
 if TYPE_CHECKING:
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from fanout.guards import Guards
     from fanout.retry import RetryPolicy
     from fanout.tasks import AttemptReport
-
-# What never reached the function.
-_NEVER_RAN = frozenset({FailureKind.THROTTLED, FailureKind.UNREACHABLE, FailureKind.DID_NOT_RUN})
 
 
 class Flight:
@@ -234,7 +231,7 @@ class Flight:
         self, number: int, now_s: float, failure: Failure, *, is_repeat: bool
     ) -> tuple[Sequence[int], Sequence[int]]:
         """An attempt brought nothing back."""
-        never_ran = failure.kind in _NEVER_RAN
+        never_ran = failure.kind in NEVER_RAN
         if failure.kind in PATIENCE_S:
             # A capacity makes pauses of its own when it is refused.
             is_paced = failure.kind is FailureKind.THROTTLED and self._capacity is not None

@@ -48,6 +48,7 @@ def guards_of(
     hedges: bool = True,
     is_idempotent: bool = True,
     max_gb_s: float | None = None,
+    spent_gb_s: float = 0.0,
     timeout_s: float | None = None,
     starts: Starts | None = None,
 ) -> Guards:
@@ -59,6 +60,7 @@ def guards_of(
         hedges: Whether silent attempts get covers.
         is_idempotent: Whether a task may run twice; if not, none is sent a second time, or ended.
         max_gb_s: What the run may cost, GB-seconds; None: whatever it takes.
+        spent_gb_s: What it has cost before, GB-seconds.
         timeout_s: What the caller allows a task, seconds.
         starts: What earlier runs have found of starts; this one adds to it.
     """
@@ -68,6 +70,6 @@ def guards_of(
         hedging=Hedging(gb=billed.gb, starts=starts) if hedges and is_idempotent else None,
         storm=StormGuard(),
         stops=stops if is_idempotent else None,
-        budget=None if max_gb_s is None else Budget(max_gb_s, billed.gb),
+        budget=None if max_gb_s is None else Budget(max_gb_s, billed.gb, spent_gb_s=spent_gb_s),
         billed=billed,
     )

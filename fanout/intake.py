@@ -14,16 +14,19 @@ import numbers
 from collections.abc import AsyncIterable, Iterable, Sized
 from typing import TYPE_CHECKING, Any, Final
 
-from fanout.errors import UsageError
+from fanout.errors import FanoutError, UsageError
 from fanout.events import InputEnded, Offered
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from fanout.scheduler import Scheduler
+    from fanout.tasks import Outcome
 
 # How long input is pulled without letting the event loop breathe.
 _SLICE_S: Final = 0.005
+# What is looked up in a journal at once: a millisecond of work.
+_RECALLED_AT_ONCE: Final = 128
 
 
 class Intake:
@@ -36,6 +39,8 @@ class Intake:
         abort: Ends the run because of an error.
         drains: When the source raises, have the tasks before it finished and delivered first.
         weight: Tells how heavy a chunk is.
+        recall: Tells which chunks were done in an earlier run, with their outcomes, from the index
+            of the first on.
 
     Attributes:
         chunks: Those that were offered, by index; whoever settles a task removes its chunk.
@@ -52,6 +57,7 @@ class Intake:
         abort: Callable[[BaseException], None],
         drains: bool,
         weight: Callable[[Any], float] | None = None,
+        recall: Callable[[int, Sequence[Any]], Sequence[Outcome[Any]]] | None = None,
     ) -> None:
         self.chunks: dict[int, Any] = {}
         self.total = len(source) if isinstance(source, Sized) else None
@@ -62,7 +68,9 @@ class Intake:
         self._abort = abort
         self._drains = drains
         self._weight = weight
+        self._recall = recall
         self._pulled = 0
+        self._rest = 0  # of what was wanted the last time
         self._iterator: Iterator[Any] | None = None  # of an ordinary source, until it ends
         self._is_pulling = False
         self._is_to_pull = False
@@ -102,14 +110,26 @@ class Intake:
             return
         self._is_pulling = True  # what is fed below comes back here
         try:
-            while self._iterator is not None and (wanted := self._scheduler.wanted):
-                if not self._pull_slice(self._iterator, wanted):
+            while self._iterator is not None and (wanted := self._wanted_now()):
+                before = self._pulled
+                is_quick = self._pull_slice(self._iterator, wanted)
+                self._rest = wanted - (self._pulled - before)
+                if not is_quick:
                     # The slice is over: finished work comes first, then the next one.
                     self._is_to_pull = True
                     self._loop.call_soon(self._pull_on)
                     return
         finally:
             self._is_pulling = False
+
+    def _wanted_now(self) -> int:
+        """How many chunks to pull; with a journal all that were wanted, though slice by slice.
+
+        The scheduler wants none while there is little room, and a journal should have them all.
+        """
+        if self._recall is not None and self._rest and not self._scheduler.is_finished:
+            return self._rest
+        return self._scheduler.wanted
 
     def _pull_on(self) -> None:
         self._is_to_pull = False
@@ -118,6 +138,8 @@ class Intake:
     def _pull_slice(self, iterator: Iterator[Any], wanted: int) -> bool:
         """Pull up to `wanted` chunks; False if that took so long that others should have a turn."""
         until_s = self._loop.time() + _SLICE_S
+        if self._recall is not None:
+            wanted = min(wanted, _RECALLED_AT_ONCE)
         count, failed = 0, None
         weights: list[float] | None = None if self._weight is None else []
         try:
@@ -184,9 +206,18 @@ class Intake:
 
     def _offer(self, count: int, weights: list[float] | None) -> None:
         if count:
-            self._pulled += count
+            first, self._pulled = self._pulled, self._pulled + count
             kept = None if weights is None else weights[:count]
-            self._feed(Offered(self._pulled - count, count, kept))
+            known: Sequence[Outcome[Any]] = ()
+            if self._recall is not None:
+                chunks = [self.chunks[index] for index in range(first, self._pulled)]
+                try:
+                    known = self._recall(first, chunks)
+                except FanoutError as error:
+                    self._iterator = None
+                    self._abort(error)
+                    return
+            self._feed(Offered(first, count, kept, known))
 
     def _failed(self, error: BaseException, given: int) -> None:
         """End the run with what the source raised, at once or when the tasks so far are done."""

@@ -60,12 +60,14 @@ class KernelSpec:
     is_compiled_there: bool = False
 
 
-def prepare(kernel: Callable[..., object], *, is_safe: bool = False) -> KernelSpec:
-    """Decide how a kernel travels, and encode it.
+def prepare(kernel: Callable[..., object] | KernelSpec, *, is_safe: bool = False) -> KernelSpec:
+    """Decide how a kernel travels, and encode it; one that is ready stays as it is.
 
     Raises:
         KernelNotUsableError: It isn't callable, is a coroutine function, or can't be encoded.
     """
+    if isinstance(kernel, KernelSpec):
+        return kernel
     if not callable(kernel):
         raise KernelNotUsableError(
             kernel_name(kernel),

@@ -37,6 +37,8 @@ class LargeObjects:
 
     def __init__(self, store: Store | str | os.PathLike[str] | None, *, is_remote: bool) -> None:
         self._is_named = store is not None
+        # As a person would name it; None: it was not named, or so that a file can't tell.
+        self.named = str(store) if isinstance(store, str | os.PathLike) else None
         self._is_remote = is_remote
         self._has_some = False
         if store is None:

@@ -62,6 +62,7 @@ def _block(view: View, width: int, left: int, cells: int, is_ascii: bool) -> lis
         ((_speed(view.per_s), ""), [*history, (_flight(view), "")]),
         ((_clock(view.elapsed_s), ""), _fitting(_status(view), room)),
         *((("", ""), row) for row in compiling),
+        *((("", ""), row) for row in _stalled(view)),
         *((("", ""), [error]) for error in errors[:MOST_ERRORS]),
     ]
     return [
@@ -104,6 +105,7 @@ def plain(view: View) -> str:
     elif view.left_s is not None:
         parts.append(_left(view.left_s))
     parts += _compiling(view)
+    parts += [f"stalled, {finding}" for finding in view.findings[:1]]
     return f"fanout: {_title(view)}: {', '.join(parts)}"
 
 
@@ -134,6 +136,14 @@ def _compiling(view: View) -> list[str]:
     if view.compiled == 1:
         return [f"numba compiled in 1 environment, {took}"]
     return [f"numba compiled in {_count(view.compiled)} environments, {took} each"]
+
+
+def _stalled(view: View) -> list[list[Part]]:
+    """What the run waits for, the first cause of it, and what to do."""
+    if not view.findings:
+        return []
+    first = view.findings[0]
+    return [[(f"stalled: {first.what}", "yellow")], [(first.remedy, "yellow")]]
 
 
 def _bar(view: View, cells: int, is_ascii: bool) -> list[Part]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+import re
+from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict
 
 from fanout.errors import UsageError
 from fanout.retry import RetryPolicy
@@ -12,6 +13,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fanout.events import RunEvent
+
+
+OnChange = Literal["refuse", "reuse", "restart"]
+# A name is part of a file's.
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 class MapOptions(TypedDict, total=False):
@@ -28,6 +34,12 @@ class MapOptions(TypedDict, total=False):
             time, which costs up to a tenth more; yes by default, where attempts are billed.
         max_gb_s: What the run may cost, GB-seconds of Lambda: nothing is launched that could cost
             more at worst, and the run then ends with `BudgetExceededError`. No limit by default.
+        name: What to call the run. The same call with the same name goes on where it ended, however
+            that was: what is done already is not done again.
+        on_change: When kernel or input of a run with this name are not as they were: "refuse" (the
+            default), "reuse" the results of chunks that are, or "restart".
+        journal: Whether to keep what is done on disk; by default if the run has a name, or its
+            attempts are billed.
         group: Tasks in one attempt. By default small tasks are grouped by measured time.
         weight: Tells from a chunk how long its task takes, in any unit: `weight=len`. The heaviest
             then go first, and groups are cut by weight. A list is looked at as a whole, other input
@@ -44,6 +56,9 @@ class MapOptions(TypedDict, total=False):
     idempotent: bool
     hedge: bool
     max_gb_s: float | None
+    name: str | None
+    on_change: OnChange
+    journal: bool | None
     group: int | None
     weight: Callable[[Any], float] | None
     codec: Literal["auto", "safe"]
@@ -78,7 +93,33 @@ def check(options: MapOptions) -> None:
     if weight is not None and not callable(weight):
         msg = f"weight={weight!r} must be a function of one argument, the chunk"
         raise UsageError(msg)
+    if options.get("name") is not None:
+        check_name(options.get("name"))
+        if options.get("journal") is False:
+            raise UsageError(
+                "name= is for a run that is kept in a journal: leave out journal=False"
+            )
+    if options.get("on_change", "refuse") not in {"refuse", "reuse", "restart"}:
+        msg = f"on_change={options.get('on_change')!r} must be 'refuse', 'reuse' or 'restart'"
+        raise UsageError(msg)
+    if not isinstance(options.get("journal"), bool | None):
+        msg = f"journal={options.get('journal')!r} must be True, False or None (as it is usual)"
+        raise UsageError(msg)
     on_event = options.get("on_event")
     if on_event is not None and not callable(on_event):
         msg = f"on_event={on_event!r} must be a function of one argument, the event"
+        raise UsageError(msg)
+
+
+def check_name(name: object) -> None:
+    """A name that can be part of a file's.
+
+    Raises:
+        UsageError: It can't.
+    """
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or "--" in name:
+        msg = (
+            f"name={name!r} must be 1 to 64 letters, digits, '.', '_' or '-', beginning with a "
+            "letter or digit, and without '--'"
+        )
         raise UsageError(msg)

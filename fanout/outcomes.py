@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from fanout.diagnosis import Diagnosis
 from fanout.events import Deliver, Launch, Retry, RunStarted
 from fanout.hedging import HedgeCounts
 from fanout.tasks import Outcome
@@ -17,6 +18,7 @@ from fanout.tasks import Outcome
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from fanout.diagnosis import Finding
     from fanout.engine import Engine
     from fanout.events import RunEvent
 
@@ -35,6 +37,8 @@ class Run(Generic[R]):
         attempts: How many attempts were launched.
         retries: How many times a task was sent again.
         makespan_s: From the first launch to the last outcome, seconds.
+        diagnosis: Why nothing finished whenever that took longer than its own times explain, or why
+            it had to end; empty for a run that went well.
         hedges: How many attempts were covers for silent ones, how many of them came first, and
             what those cost that came too late, GB-seconds; those still in flight at the end aside.
     """
@@ -46,6 +50,7 @@ class Run(Generic[R]):
     attempts: int
     retries: int
     makespan_s: float
+    diagnosis: list[Finding] = field(default_factory=list)
     hedges: HedgeCounts = field(default_factory=HedgeCounts)
 
     @property
@@ -73,6 +78,7 @@ class Meter:
 
     def __init__(self) -> None:
         self._started: RunStarted | None = None
+        self._diagnosis = Diagnosis()
         self._attempts = 0
         self._retries = 0
         self._first_s: float | None = None
@@ -80,6 +86,7 @@ class Meter:
 
     def __call__(self, event: RunEvent) -> None:
         """Take note of an event."""
+        self._diagnosis.take(event, asyncio.get_running_loop().time())
         match event:
             case Launch():
                 self._attempts += 1
@@ -103,6 +110,7 @@ class Meter:
             attempts=self._attempts,
             retries=self._retries,
             makespan_s=0.0 if self._first_s is None else self._last_s - self._first_s,
+            diagnosis=self._diagnosis.story(asyncio.get_running_loop().time()),
             hedges=hedges,
         )
 

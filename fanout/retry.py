@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from fanout.errors import (
     BackendError,
@@ -37,6 +37,12 @@ class FailureKind(enum.Enum):
     TIMED_OUT = "timed out"  # stopped after timeout_s, or by the service
     KERNEL_RAISED = "kernel raised"  # the kernel's own exception: its task's affair alone
     REFUSED = "refused"  # would fail again just so: can't be encoded, can't be loaded
+
+
+# What never reached the function.
+NEVER_RAN: Final = frozenset(
+    {FailureKind.THROTTLED, FailureKind.UNREACHABLE, FailureKind.DID_NOT_RUN}
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

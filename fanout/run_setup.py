@@ -7,15 +7,20 @@ arguments of scheduler and engine. Nothing is done yet.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import functools
+import json
 import random
 import secrets
+import sys
 import time
 from collections import OrderedDict
 from collections.abc import Sequence, Sized
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from fanout.backends.chosen import recipe_of
 from fanout.engine import Engine
 from fanout.errors import UsageError
 from fanout.grouping import Grouping
@@ -33,12 +38,16 @@ if TYPE_CHECKING:
     from fanout.backends import Backend
     from fanout.events import RunEvent
     from fanout.grouping import Estimate
+    from fanout.journal import RunJournal
+    from fanout.kernel_spec import KernelSpec
     from fanout.large_objects import LargeObjects
     from fanout.options import MapOptions
     from fanout.tasks import Outcome
 
 # Kernels of which it is remembered how long their tasks take.
 _ESTIMATES_KEPT: Final = 256
+# Options that are the affair of the call alone.
+_OF_THE_CALL: Final = {"name", "on_change", "journal", "weight", "progress", "on_event"}
 
 
 class RunSetup:
@@ -60,7 +69,7 @@ class RunSetup:
 
     def engine(
         self,
-        kernel: Callable[..., Any],
+        kernel: Callable[..., Any] | KernelSpec,
         chunks: Iterable[Any] | AsyncIterable[Any],
         deliver: Callable[[Sequence[Outcome[Any]]], None],
         options: MapOptions,
@@ -68,6 +77,7 @@ class RunSetup:
         is_star: bool = False,
         is_ordered: bool = False,
         is_consumed: bool = False,
+        is_own: bool = False,
         stops_on_failure: bool = False,
         observers: Sequence[Callable[[RunEvent], None]] = (),
     ) -> Engine:
@@ -82,6 +92,7 @@ class RunSetup:
             is_ordered: Whether outcomes are delivered in the order of the input.
             is_consumed: Whether the caller says which it took, and no more shall wait for it than
                 the workers need to stay busy.
+            is_own: Whether the input comes out of the run's own journal.
             stops_on_failure: Whether the first failure ends the run.
             observers: Told everything before those of the options are.
 
@@ -96,48 +107,65 @@ class RunSetup:
         timeout_s = options.get("timeout_s")
         weight = options.get("weight")
         spec = prepare(kernel, is_safe=is_safe)
-        # Weights may be in another unit the next time.
-        known = f"{self._backend.name} {spec.digest}" if weight is None else None
-        grouping = self._grouping(options, known)
-        is_idempotent = options.get("idempotent", True)
-        stops_tasks = self._backend.stops_tasks
-        scheduler = Scheduler(
-            limit=self._backend.limit,
-            grouping=grouping,
-            rng=random.Random(run),  # noqa: S311  # jitter, not secrets; the same if run again
-            retry=options.get("retry"),
-            timeout_s=None if stops_tasks else timeout_s,
-            is_idempotent=is_idempotent,
-            can_escalate=self._backend.can_escalate,
-            can_stop=not stops_tasks,
-            guards=self._guards(options),
-            total=len(source) if isinstance(source, Sized) else None,
-            least_window=len(source) if weight and isinstance(source, Sequence) else 0,
-            is_ordered=is_ordered,
-            is_consumed=is_consumed,
-            stops_on_failure=stops_on_failure,
-        )
-        return Engine(
-            run=run,
-            scheduler=scheduler,
-            backend=self._backend,
-            request=Request(
-                kernel=spec,
-                is_star=is_star,
-                is_safe=is_safe,
-                timeout_s=timeout_s if stops_tasks else None,
-                store=self._objects.locator,
-                spill=self._objects.of_run(run),
+        total = len(source) if isinstance(source, Sized) else None
+        self._guards(options, 0.0)  # what is wrong with them shall leave no journal behind
+        journal = self._journal(options, spec, run, total, is_star=is_star, is_own=is_own)
+        try:
+            guards = self._guards(options, 0.0 if journal is None else journal.spent_gb_s)
+            if journal is not None:
+                run, journal.budget = journal.run, guards.budget
+            # The heaviest of all go first; a journal should have the whole input as soon as
+            # possible, if it is in memory anyhow.
+            is_whole = weight is not None or (
+                journal is not None and isinstance(source, list | tuple | range)
+            )
+            # Weights may be in another unit the next time.
+            known = f"{self._backend.name} {spec.digest}" if weight is None else None
+            grouping = self._grouping(options, known)
+            is_idempotent = options.get("idempotent", True)
+            stops_tasks = self._backend.stops_tasks
+            scheduler = Scheduler(
+                limit=self._backend.limit,
+                grouping=grouping,
+                rng=random.Random(run),  # noqa: S311  # jitter, not secrets; the same if run again
+                retry=options.get("retry"),
+                timeout_s=None if stops_tasks else timeout_s,
                 is_idempotent=is_idempotent,
-            ),
-            chunks=source,
-            deliver=deliver,
-            weight=weight,
-            drains=is_consumed,
-            orphans=self._orphans if stops_tasks else None,
-            on_end=functools.partial(self._estimates.keep, known, grouping) if known else None,
-            observers=[*observers, *self._observers(options)],
-        )
+                can_escalate=self._backend.can_escalate,
+                can_stop=not stops_tasks,
+                guards=guards,
+                total=total,
+                least_window=len(source) if is_whole and isinstance(source, Sequence) else 0,
+                is_ordered=is_ordered,
+                is_consumed=is_consumed,
+                stops_on_failure=stops_on_failure,
+            )
+            return Engine(
+                run=run,
+                scheduler=scheduler,
+                backend=self._backend,
+                request=Request(
+                    kernel=spec,
+                    is_star=is_star,
+                    is_safe=is_safe,
+                    timeout_s=timeout_s if stops_tasks else None,
+                    store=self._objects.locator,
+                    spill=self._objects.of_run(run),
+                    is_idempotent=is_idempotent,
+                ),
+                chunks=source,
+                deliver=deliver,
+                weight=weight,
+                drains=is_consumed,
+                orphans=self._orphans if stops_tasks else None,
+                on_end=functools.partial(self._estimates.keep, known, grouping) if known else None,
+                journal=journal,
+                observers=[*observers, *self._observers(options)],
+            )
+        except BaseException:
+            if journal is not None:
+                journal.abandon()
+            raise
 
     async def aclose(self) -> None:
         """Give up what is in flight for runs that are over."""
@@ -158,7 +186,47 @@ class RunSetup:
             estimate=self._estimates.of(known) if known else None,
         )
 
-    def _guards(self, options: MapOptions) -> Guards:
+    def _journal(
+        self,
+        options: MapOptions,
+        spec: KernelSpec,
+        run: str,
+        total: int | None,
+        *,
+        is_star: bool,
+        is_own: bool,
+    ) -> RunJournal | None:
+        """Where what is done is written down: if the run has a name, or costs money."""
+        name, billed = options.get("name"), self._backend.billed
+        is_wanted = options.get("journal")
+        if is_wanted is None:
+            is_wanted = name is not None or billed is not None
+        if not is_wanted:
+            return None
+        from fanout.journal import About, journal_of
+
+        return journal_of(
+            About(
+                run=run,
+                name=name,
+                spec=spec,
+                backend=self._backend.name,
+                total=total,
+                is_safe=options.get("codec", "auto") == "safe",
+                is_own=is_own,
+                recipe={
+                    "is_star": is_star,
+                    "options": _kept(options),
+                    "backend": recipe_of(self._backend),
+                    "store": self._objects.named,
+                    "folders": [str(Path.cwd()), *filter(None, sys.path[:1])],
+                },
+            ),
+            on_change=options.get("on_change", "refuse"),
+            billed=billed,
+        )
+
+    def _guards(self, options: MapOptions, spent_gb_s: float) -> Guards:
         """What keeps an eye on attempts that are billed."""
         billed, max_gb_s = self._backend.billed, options.get("max_gb_s")
         if billed is not None:
@@ -168,6 +236,7 @@ class RunSetup:
                 hedges=options.get("hedge", True),
                 is_idempotent=options.get("idempotent", True),
                 max_gb_s=max_gb_s,
+                spent_gb_s=spent_gb_s,
                 timeout_s=options.get("timeout_s"),
                 starts=self._starts,
             )
@@ -186,6 +255,21 @@ class RunSetup:
         if (on_event := options.get("on_event")) is not None:
             observers.append(on_event)
         return observers
+
+
+def _kept(options: MapOptions) -> dict[str, Any] | None:
+    """Options that hold for a run when it is resumed; None if one can't be written down."""
+    kept = {name: value for name, value in options.items() if name not in _OF_THE_CALL}
+    if options.get("retry") is not None:
+        policy = dataclasses.asdict(options["retry"])
+        if policy.pop("on"):
+            return None
+        kept["retry"] = policy
+    try:
+        json.dumps(kept)
+    except (TypeError, ValueError):  # a number of numpy's, say
+        return None
+    return kept
 
 
 class Estimates:

@@ -146,6 +146,7 @@ class Scheduler:
             guards = replace(guards, hedging=None)
         self._gb = guards.billed.gb if guards.billed is not None else 1.0
         self._stops = guards.stops
+        self.max_gb_s = None if guards.budget is None else guards.budget.max_gb_s
         self._hedges = guards.hedging is not None
         self._stops_on_failure = stops_on_failure
 

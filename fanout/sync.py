@@ -14,7 +14,8 @@ wait.
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Literal, TypeVar, TypeVarTuple, overload
+import functools
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, TypeVarTuple, overload
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
@@ -252,6 +253,12 @@ def run(
     """Like `map`, and return all that is known about the run; see `fanout.Executor.run`."""
     with Executor(backend) as ex:
         return ex.run(kernel, chunks, **options)
+
+
+def resume(run: str, *, progress: bool | None = None) -> Run[Any]:
+    """Go on with a run that did not end; see `fanout.resume`."""
+    with start_blocking_portal("asyncio") as portal:
+        return portal.call(functools.partial(executor.resume, run, progress=progress))
 
 
 @contextlib.contextmanager

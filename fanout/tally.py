@@ -11,6 +11,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from fanout.diagnosis import Diagnosis
 from fanout.errors import TaskError
 from fanout.events import (
     AttemptAnswered,
@@ -31,6 +32,7 @@ from fanout.events import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from fanout.diagnosis import Finding
     from fanout.events import RunEvent
     from fanout.retry import Failure
     from fanout.tasks import AttemptReport, Outcome
@@ -42,6 +44,7 @@ _MOST_CHARACTERS: Final = 200  # of an error's message
 
 _STRETCH_S: Final = 0.25  # of the timeline, at first
 _STRETCHES: Final = 64
+_DIAGNOSE_EVERY_S: Final = 1.0
 # Speed is measured over at least so much time, so many tasks, and so many rounds of all workers.
 _RECENT_S: Final = 10.0
 _RECENT_TASKS: Final = 20
@@ -75,6 +78,7 @@ class View:
             the kernel in each environment.
         is_over: Nothing more will be launched.
         is_complete: Every chunk of the input was delivered.
+        findings: What the run waits for, if nothing has finished for too long.
     """
 
     kernel: str
@@ -98,6 +102,7 @@ class View:
     is_compiled_there: bool
     is_over: bool
     is_complete: bool
+    findings: tuple[Finding, ...] = ()
 
 
 class Tally:
@@ -118,6 +123,9 @@ class Tally:
         self._errors = _Errors()
         self._causes = _Errors()
         self._printed = _Printed()
+        self._diagnosis = Diagnosis()
+        self._findings: tuple[Finding, ...] = ()
+        self._diagnosed_s = -math.inf
         self._compile_s: dict[str, float] = {}  # of each environment that compiled
         self._has_answer = False
         self._has_all_input = False
@@ -125,6 +133,7 @@ class Tally:
 
     def take(self, event: RunEvent, now_s: float) -> None:
         """Count an event that happened at `now_s`, seconds of any clock."""
+        self._diagnosis.take(event, now_s)
         match event:
             case Launch(attempt=number, tasks=tasks):
                 self._sizes[number] = len(tasks)
@@ -190,11 +199,23 @@ class Tally:
             is_compiled_there=self._start.is_compiled_there and not self._has_answer,
             is_over=self._is_over,
             is_complete=self._has_all_input and self._done == self._offered,
+            findings=self._diagnosed(now_s),
         )
 
     def printed(self) -> list[str]:
         """The lines that kernels printed since this was last asked."""
         return self._printed.drain()
+
+    def _diagnosed(self, now_s: float) -> tuple[Finding, ...]:
+        """What the run waits for; thousands of attempts are not looked at for every frame."""
+        if self._ended_s is not None:
+            return ()
+        if not self._diagnosis.is_stalled(now_s):
+            self._findings, self._diagnosed_s = (), -math.inf
+        elif now_s - self._diagnosed_s >= _DIAGNOSE_EVERY_S:
+            self._findings = tuple(self._diagnosis.diagnose(now_s))
+            self._diagnosed_s = now_s
+        return self._findings
 
     def _note(self, report: AttemptReport) -> None:
         self._has_answer = True

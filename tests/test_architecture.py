@@ -26,8 +26,8 @@ LAYERS = [
     | {"attempts", "flight", "task_failures", "scheduler"}
     | {"spread", "watch", "hedge_policy", "lateness"}
     | {"budget", "hard_stops", "hedging", "storm", "guards", "delivery"},
-    {"lambda_figures"},
-    {"fleet", "simulator"},
+    {"lambda_figures", "causes"},
+    {"fleet", "simulator", "diagnosis"},
     {"codec.parts"},
     {"codec.pickling"},
     {"codec.encoding", "codec.decoding"},
@@ -63,6 +63,11 @@ LAYERS = [
     {"stores.directory", "stores.s3", "stores.run_objects"},
     {"stores"},
     {"intake", "stored_input"},
+    {"journal.schema", "journal.writer", "journal.sameness"},
+    {"journal.folder"},
+    {"journal.recipe"},
+    {"journal.run_journal"},
+    {"journal"},
     {"engine", "outcomes"},
     {"large_objects", "run_setup"},
     {"executor"},
@@ -79,7 +84,8 @@ LAYERS = [
     {"emulator.api"},
     {"emulator.service"},
     {"emulator"},
-    {"cli", "cli.completion", "cli.emulate", "cli.mandelbrot", "cli.map"} | {"cli.simulate"},
+    {"cli", "cli.completion", "cli.emulate", "cli.mandelbrot", "cli.map"}
+    | {"cli.resume", "cli.runs", "cli.simulate"},
     {"__main__"},
 ]
 # Where a run is set up it reaches up, at the moment of use: progress is shown unless told not to.
@@ -198,6 +204,7 @@ def test_the_public_names_are_these() -> None:
         "events",
         "map",
         "objects",
+        "resume",
         "run",
         "starmap",
         "stream",

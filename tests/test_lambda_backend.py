@@ -12,6 +12,9 @@ import pytest
 
 import fanout
 from fanout import Lambda, RetryPolicy
+from fanout.causes import Cause
+from fanout.diagnosis import Diagnosis
+from fanout.emulator import Emulator, Faults
 from fanout.emulator.http_messages import Response
 from fanout.errors import (
     BackendError,
@@ -25,7 +28,7 @@ from fanout.errors import (
     UsageError,
     WorkerCrashedError,
 )
-from fanout.events import AttemptStarted, Launch, Retry
+from fanout.events import AttemptFailed, AttemptStarted, Launch, Retry
 from fanout.retry import FailureKind
 from tests.lambda_fake import FakeLambda, as_it_is, error, function_error, opened, warnings_of
 
@@ -370,6 +373,58 @@ async def test_a_service_that_is_away_for_a_while_costs_nothing_but_time() -> No
         assert run.results == [x * x for x in range(9)]
         assert {outcome.attempts for outcome in run.outcomes} == {1}
         assert set(refused) == {FailureKind.UNREACHABLE}
+
+
+async def causes_of(ex: fanout.Executor, *, refusals: int) -> list[Cause]:
+    """What a run is diagnosed with after so many refusals, if nothing else comes for a minute."""
+    diagnosis = Diagnosis()
+    enough = asyncio.Event()
+    seen = 0
+
+    def watch(event: RunEvent) -> None:
+        nonlocal seen
+        diagnosis.take(event, asyncio.get_running_loop().time())
+        seen += isinstance(event, AttemptFailed)
+        if seen == refusals:
+            enough.set()
+
+    run = asyncio.create_task(ex.run(square, range(9), on_event=watch))
+    waiting = asyncio.create_task(enough.wait())
+    await asyncio.wait([run, waiting], return_when=asyncio.FIRST_COMPLETED)
+    found = diagnosis.diagnose(asyncio.get_running_loop().time() + 60.0)
+    for task in (run, waiting):
+        task.cancel()
+    await asyncio.wait([run, waiting])
+    return [finding.cause for finding in found]
+
+
+async def test_a_run_is_diagnosed_as_throttled_by_the_emulator(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with Emulator(faults=Faults(throttle=1.0, retry_after_s=0.0)) as emulator:
+        for name, value in emulator.variables.items():
+            monkeypatch.setenv(name, value)
+        async with fanout.Executor() as ex:
+            assert await causes_of(ex, refusals=2) == [Cause.THROTTLED]
+
+
+async def test_a_run_is_diagnosed_as_not_reached_when_the_service_has_gone() -> None:
+    async with opened() as (ex, service):
+        await service.go_away()
+        assert await causes_of(ex, refusals=2) == [Cause.NOT_REACHED]
+
+
+async def test_a_run_that_is_denied_keeps_the_reason() -> None:
+    failures: list[AttemptFailed] = []
+
+    def watch(event: RunEvent) -> None:
+        if isinstance(event, AttemptFailed):
+            failures.append(event)
+
+    async with opened(always(error(403, "AccessDeniedException"))) as (ex, _):
+        with pytest.raises(BackendError):
+            await ex.run(square, [1], on_event=watch)
+    assert failures[0].failure.reason == "AccessDeniedException"
 
 
 async def test_expired_credentials_are_asked_for_again() -> None:

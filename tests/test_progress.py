@@ -432,6 +432,39 @@ def test_a_kernel_goes_by_its_own_name() -> None:
     assert text_of([summary(view)])[0].startswith("fit on local")
 
 
+# ---- why nothing happens ----
+
+
+def throttled(view_s: float) -> View:
+    """A run that is throttled since its first second, as it stands then."""
+    failure = Failure(kind=FailureKind.THROTTLED, reason="ConcurrentInvocationLimitExceeded")
+    refused = (Launch(0, [0]), AttemptStarted(0), AttemptFailed(0, failure))
+    return tally(started(5), Offered(0, 5), 1.0, *refused, Retry([0], failure, 9.0)).view(view_s)
+
+
+def test_a_run_that_stalls_shows_the_first_cause_and_what_to_do() -> None:
+    said = "\n".join(block(throttled(20.0), 120))
+    assert "stalled: throttled, the account's concurrency is used up (5 tasks waiting" in said
+    assert "see what else runs in this account and region" in said
+    assert "stalled, throttled, the account's concurrency is used up" in plain(throttled(20.0))
+    assert all(len(line) < 60 for line in block(throttled(20.0), 60))
+
+
+def test_a_run_that_does_not_stall_shows_no_cause() -> None:
+    assert "stalled" not in "\n".join(block(throttled(5.0))) + plain(throttled(5.0))
+    ended = tally(started(5), Offered(0, 5), Launch(0, [0]), 99.0, RunEnded(ValueError()))
+    assert ended.view(99.0).findings == ()
+
+
+def test_causes_are_looked_for_once_a_second() -> None:
+    made = tally(started(5), Offered(0, 5), Launch(0, [0]))
+    findings = made.view(20.0).findings
+    assert made.view(20.5).findings is findings
+    assert made.view(21.5).findings != findings
+    made.take(Deliver(ok(0)), 21.6)
+    assert made.view(21.7).findings == ()
+
+
 # ---- what numba compiled ----
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from fanout.backends import AttemptError
@@ -102,6 +102,20 @@ class Lambda:
             msg = f"qualifier={qualifier!r} contradicts {named!r} in the function's name: pass one"
             raise UsageError(msg)
         qualifier = qualifier or named
+        self.recipe: dict[str, Any] | None = {
+            "kind": "lambda",
+            "function": function,
+            "qualifier": qualifier,
+            "region": region,
+            "profile": profile,
+            "concurrency": concurrency,
+            "escalate": escalate,
+            "rate": None if rate is None else {"per_s": rate.per_s, "burst": rate.burst},
+            "endpoint_url": endpoint_url,
+            "verify": verify,
+        }
+        if session is not None or isinstance(escalate, Lambda):
+            self.recipe = None  # what a program made is not to be found again
         self._function = function
         self._qualifier = qualifier
         self._wanted = concurrency

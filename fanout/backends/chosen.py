@@ -1,8 +1,8 @@
-"""The backend that the settings name, where a caller passes none."""
+"""Backends by description: that of the settings, where a caller passes none, and that of a run."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fanout.errors import UsageError
 
@@ -37,3 +37,25 @@ def chosen(settings: Settings, *, workers: int | None = None) -> Backend:
     from fanout.backends.local import Local
 
     return Local(workers=workers or settings.workers)
+
+
+def recipe_of(backend: Backend) -> dict[str, Any] | None:
+    """How to make the same backend again, for a file; None if that can't be told."""
+    recipe = getattr(backend, "recipe", None)
+    return recipe if isinstance(recipe, dict) else None
+
+
+def made(recipe: dict[str, Any]) -> Backend:
+    """A backend by such a recipe."""
+    arguments = dict(recipe)
+    if arguments.pop("kind") == "lambda":
+        from fanout.backends.aws_lambda import Lambda
+
+        if (rate := arguments.pop("rate", None)) is not None:
+            from fanout.token_bucket import RateLimit
+
+            arguments["rate"] = RateLimit(**rate)
+        return Lambda(**arguments)
+    from fanout.backends.local import Local
+
+    return Local(**arguments)

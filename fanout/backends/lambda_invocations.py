@@ -108,11 +108,14 @@ class Invocations:
         except CertificateError as error:
             raise AttemptError(self._untrusted(error)) from error
         except BackendError as error:
-            failure = Failure(kind=FailureKind.DID_NOT_RUN, error=error, is_fatal=True)
+            failure = Failure(
+                kind=FailureKind.DID_NOT_RUN, error=error, is_fatal=True, reason="NoCredentials"
+            )
             raise AttemptError(failure) from error
         except ConnectionLostError as error:
             kind = FailureKind.MAYBE_RAN if error.was_sent else FailureKind.UNREACHABLE
-            raise AttemptError(Failure(kind=kind, detail=str(error))) from error
+            reason = None if error.__cause__ is None else type(error.__cause__).__name__
+            raise AttemptError(Failure(kind=kind, detail=str(error), reason=reason)) from error
         finally:
             self.in_flight -= 1
 

@@ -54,6 +54,7 @@ class Local:
         self._max_chunk_bytes = max_chunk_bytes
         self._pool: list[WorkerProcess] = []
         self._waiting: deque[asyncio.Future[WorkerProcess]] = deque()
+        self.recipe = {"kind": "local", "workers": workers, "max_chunk_bytes": max_chunk_bytes}
         self._call_s = math.inf  # running mean of what a call takes
         self._is_closed = True
 

@@ -1,13 +1,15 @@
 """The command `fanout`: its commands, and how they report errors.
 
 Data goes to stdout; messages and progress go to stderr. Exit code 0: done; 1: tasks failed; 2: the
-call was wrong; 130: interrupted. Each command is a module of its own, imported when it is used.
+call was wrong; 130: interrupted. Ctrl-C ends a command cleanly, twice at once. Each command is a
+module of its own, imported when it is used.
 """
 
 from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -17,8 +19,10 @@ from fanout._version import __version__
 from fanout.errors import FanoutError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
+    from types import FrameType
 
+T = TypeVar("T")
 F = TypeVar("F", bound="Callable[..., Any]")
 
 _COMMANDS = {
@@ -26,6 +30,8 @@ _COMMANDS = {
     "emulate": "fanout.cli.emulate",
     "map": "fanout.cli.map",
     "mandelbrot": "fanout.cli.mandelbrot",
+    "resume": "fanout.cli.resume",
+    "runs": "fanout.cli.runs",
     "simulate": "fanout.cli.simulate",
 }
 
@@ -108,6 +114,41 @@ def running_options(command: F) -> F:
 def say(message: str) -> None:
     """Tell the user something, on stderr."""
     click.echo(f"fanout: {message}", err=True)
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Like `asyncio.run`: Ctrl-C cancels it, and once more leaves the process at once.
+
+    Nothing is lost then but what is being tidied up: workers end with their client, a journal has
+    all but the last tenth of a second.
+    """
+    import asyncio
+
+    before = signal.getsignal(signal.SIGINT)
+
+    async def interruptible() -> T:
+        usual = signal.getsignal(signal.SIGINT)  # of asyncio, which cancels this very task
+
+        def interrupt(number: int, frame: FrameType | None) -> None:
+            signal.signal(signal.SIGINT, _leave)
+            if callable(usual):
+                usual(number, frame)
+
+        if callable(usual):
+            signal.signal(signal.SIGINT, interrupt)
+        return await work
+
+    try:
+        return asyncio.run(interruptible())
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGINT, before)
+
+
+def _leave(_number: int, _frame: FrameType | None) -> None:
+    # Whatever was being written then may hold a lock of sys.stderr.
+    os.write(2, b"fanout: interrupted twice; left at once, without tidying up\n")
+    os._exit(130)
 
 
 def main() -> NoReturn:

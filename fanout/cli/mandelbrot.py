@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from fanout.cli import Command, running_options
+from fanout.cli import Command, run, running_options
 from fanout.errors import UsageError
 from fanout.picture import DEFAULT_PALETTE
 
@@ -109,9 +108,9 @@ def command(
     picture.check_target(out, palette)
     if not yes and settings.backend == "local":
         _refuse_what_takes_long(view, backend.concurrency)
-    run = asyncio.run(_rendered(view, backend, progress))
-    picture.save_png(out, _coloured(run, max_iter, palette))
-    summary = _summary(run, out, view)
+    done = run(_rendered(view, backend, progress))
+    picture.save_png(out, _coloured(done, max_iter, palette))
+    summary = _summary(done, out, view)
     click.echo(json.dumps(summary) if as_json else _as_text(summary))
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from fanout.cli import Command, running_options, say
+from fanout.cli import Command, run, running_options, say
 from fanout.errors import UsageError
 
 if TYPE_CHECKING:
@@ -82,8 +82,8 @@ def command(
     function = _kernel(kernel)
     with contextlib.ExitStack() as files:
         source = _source(chunks, files)
-        target = _target(out, files)
-        failed = asyncio.run(
+        target = target_of(out, files)
+        failed = run(
             _run(
                 function,
                 source,
@@ -116,7 +116,7 @@ async def _run(
         ex.stream(kernel, source, ordered=ordered, **options) as outcomes,
     ):
         async for outcome in outcomes:
-            line, is_ok = _line(outcome)
+            line, is_ok = line_of(outcome)
             target.write(line + "\n")
             tasks += 1
             if not is_ok:
@@ -128,7 +128,8 @@ async def _run(
     return failed
 
 
-def _line(outcome: Outcome[Any]) -> tuple[str, bool]:
+def line_of(outcome: Outcome[Any]) -> tuple[str, bool]:
+    """An outcome as a line of output, and whether it is a result."""
     error: BaseException | None = outcome.error
     if error is None:
         try:
@@ -195,7 +196,8 @@ def _source(name: str, files: contextlib.ExitStack) -> Iterable[Any] | AsyncIter
         raise UsageError(msg) from error
 
 
-def _target(name: str | None, files: contextlib.ExitStack) -> TextIO:
+def target_of(name: str | None, files: contextlib.ExitStack) -> TextIO:
+    """Where lines of output go: a file, or stdout."""
     if name is None:
         return sys.stdout
     try:

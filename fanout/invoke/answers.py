@@ -166,7 +166,7 @@ def failure_of(
     code, message, reason = _code(headers, body)
     what = ": ".join(part for part in (code or f"HTTP {status}", reason or message) if part)
     if code in _EXPIRED:
-        return Failure(kind=FailureKind.DID_NOT_RUN, detail=f"{what}: {_LOGIN}")
+        return Failure(kind=FailureKind.DID_NOT_RUN, detail=f"{what}: {_LOGIN}", reason=code)
     if code in _TOO_LARGE or (status == 413 and not code):
         return Failure(kind=_NEVER, detail=_too_large(message))
     if code == "ResourceNotFoundException":
@@ -176,7 +176,8 @@ def failure_of(
         )
     kind, remedy = _CODES.get(code) or _CODES.get(f"{code}{_SUFFIX}") or _by_status(status, code)
     if kind is _NEVER:
-        return _fatal(f"Lambda refuses to run {about.function}: {what}{_then(remedy)}")
+        told = f"Lambda refuses to run {about.function}: {what}{_then(remedy)}"
+        return _fatal(told, reason=code or None)
     if kind is _AGAIN:
         return Failure(kind=kind, detail=what, wait_s=_wait_s(headers), reason=reason or None)
     return Failure(kind=kind, detail=what)
@@ -263,5 +264,6 @@ def _then(remedy: str) -> str:
     return f": {remedy}" if remedy else ""
 
 
-def _fatal(message: str, error: Exception | None = None) -> Failure:
-    return Failure(kind=_NEVER, detail=message, error=error or BackendError(message), is_fatal=True)
+def _fatal(message: str, error: Exception | None = None, *, reason: str | None = None) -> Failure:
+    error = error or BackendError(message)
+    return Failure(kind=_NEVER, detail=message, error=error, is_fatal=True, reason=reason)

@@ -132,7 +132,8 @@ async def test_a_cancelled_map_says_that_it_is_billed_and_leaves_others_what_it_
                 await running
             (told,) = (record.getMessage() for record in caplog.records)
             assert f"{stands.CONCURRENCY} attempts in flight" in told
-            assert "they run on and are billed until they end, after 30 s at the latest" in told
+            assert "they run on and are billed for 30 s at most each" in told
+            assert "`fanout resume " in told
             capacity = ex.backend.capacity
             assert capacity is not None
             assert capacity.in_flight == stands.CONCURRENCY

@@ -87,6 +87,9 @@ class Engine:
         orphans: Takes what is in flight when the run ends, and can't be stopped; else it is given
             up.
         observers: Told everything, in order. What one raises ends the run.
+
+    Attributes:
+        ended_by: Why the scheduler ended the run before all was done.
     """
 
     def __init__(
@@ -138,6 +141,7 @@ class Engine:
         self._timer: asyncio.TimerHandle | None = None
         self._finished = asyncio.Event()
         self._error: BaseException | None = None
+        self.ended_by: BaseException | None = None
 
     # ---- for the executor ----
 
@@ -320,7 +324,7 @@ class Engine:
             case Finish(failure=failure):
                 if failure is not None and self._error is None:
                     message = failure.detail or failure.kind.value
-                    self._error = failure.error or BackendError(message)
+                    self.ended_by = self._error = failure.error or BackendError(message)
                 self._finish()
             case Retry():
                 pass

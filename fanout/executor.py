@@ -238,6 +238,8 @@ class Executor:
             async with engine:
                 await engine.finished()
         except BudgetExceededError as error:
+            if error is not engine.ended_by:
+                raise  # of an input that runs a map of its own
             raise error.with_run(meter.run(outcomes, engine.hedges)) from None
         return meter.run(outcomes, engine.hedges)
 
@@ -314,8 +316,8 @@ class Executor:
                 if failed and not return_exceptions:
                     raise failed[0]
         except BudgetExceededError as error:
-            if not has_budget:
-                raise  # of a kernel that runs a map of its own
+            if error is not engine.ended_by:
+                raise  # of a kernel or an input that runs a map of its own
             raise error.with_run(meter.run(outcomes, engine.hedges)) from None
         return [results[index] for index in range(len(results))]
 

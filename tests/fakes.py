@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from fanout import Executor, RetryPolicy
 from fanout.backends import AttemptError
+from fanout.budget import Billed
 from fanout.codec import decode_each
 from fanout.errors import BackendError
 from fanout.grouping import GroupPolicy
@@ -227,6 +228,14 @@ class FakeBackend:
         finally:
             self.in_flight -= 1
             self._idle.insert(0, (worker, speed))
+
+
+class BilledBackend(FakeBackend):
+    """One that costs money."""
+
+    @property
+    def billed(self) -> Billed:  # type: ignore[override]  # this one costs something
+        return Billed(gb=1.0, timeout_s=60.0)
 
 
 def _end(end: End) -> None:

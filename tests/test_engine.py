@@ -25,6 +25,7 @@ from fanout.wire import PROTOCOL, Message
 from tests import virtual_time
 from tests.fakes import (
     PATIENT,
+    BilledBackend,
     End,
     FakeBackend,
     Fate,
@@ -509,15 +510,29 @@ def overspends(_: int) -> None:
     raise BudgetExceededError(2.0, 1.0, 0.5)
 
 
-def test_an_exceeded_budget_of_a_kernels_own_map_is_the_kernels_error() -> None:
+@pytest.mark.parametrize("options", [{}, {"max_gb_s": 1e6}])
+def test_an_exceeded_budget_of_a_kernels_own_map_is_the_kernels_error(
+    options: dict[str, Any],
+) -> None:
     async def main() -> None:
-        async with opened(FakeBackend()) as ex:
-            await ex.map(overspends, [1])
+        async with opened(BilledBackend()) as ex:
+            await ex.map(overspends, [1], journal=False, **options)
 
     with pytest.raises(BudgetExceededError) as caught:
         virtual_time.run(main())
     assert caught.value.run is None
     assert "task 0" in caught.value.__notes__[0]
+
+
+@pytest.mark.parametrize("method", [Executor.map, Executor.run])
+def test_an_exceeded_budget_of_an_inputs_own_map_is_the_inputs_error(method: Any) -> None:
+    async def main() -> None:
+        async with opened(BilledBackend()) as ex:
+            await method(ex, square, map(overspends, range(3)), max_gb_s=1e6, journal=False)
+
+    with pytest.raises(BudgetExceededError) as caught:
+        virtual_time.run(main())
+    assert caught.value.run is None
 
 
 def test_an_executor_must_be_entered_first() -> None:

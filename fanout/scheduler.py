@@ -298,8 +298,12 @@ class Scheduler:
         if not event.outcomes or left.issuperset(sent):
             left = frozenset()  # it made no progress, and would so for ever
         if event.report is not None and not _is_stopped(event.outcomes):
-            done = [task for task in sent if task not in left] if left else sent
-            self._supply.observe(done, event.report)
+            done = sent
+            if len(event.outcomes) < len(sent):  # some are left, or were settled before it went
+                answered = {outcome.index for outcome in event.outcomes}
+                done = [task for task in sent if task in answered]
+            if done:
+                self._supply.observe(done, event.report)
             if self._stops is not None:
                 self._stops.observe(event.report)
         if left:

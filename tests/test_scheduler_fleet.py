@@ -106,6 +106,15 @@ def test_with_an_estimate_there_are_no_probes() -> None:
     assert {len(launch.tasks) for launch in launches} == {5}  # half of it, in equal parts
 
 
+def test_only_what_an_attempt_has_done_counts_in_the_time_of_a_task() -> None:
+    run = Run(total=10_000, estimate=Estimate(unit_s=0.5))
+    first = run.offer(10_000)[0]
+    done = [Outcome(task, task) for task in first.tasks[:2]]  # the others were settled meanwhile
+    run.feed(AttemptAnswered(first.attempt, done, report_of(first.attempt, total_s=1.0)), 1.0)
+    assert run.grouping.estimate is not None
+    assert run.grouping.estimate.unit_s == pytest.approx(0.5)
+
+
 def test_small_work_gets_a_small_fleet() -> None:
     run = Run(total=10_000, estimate=Estimate(unit_s=1e-3))
     run.offer(10_000)

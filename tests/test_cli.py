@@ -44,6 +44,13 @@ def crash(chunk):
         os._exit(9)
     return chunk
 
+def noted(chunk):
+    with open("log", "a") as log:
+        log.write(f"{chunk}\\n")
+    if chunk == 2 and not os.path.exists("repaired"):
+        raise ValueError("not two")
+    return chunk * 10
+
 def sleep(chunk):
     time.sleep(chunk)
     return chunk
@@ -116,6 +123,25 @@ def test_map_says_why_a_task_has_no_result(
     assert message in error["message"]
 
 
+def test_map_with_a_name_goes_on_where_it_ended(here: Path) -> None:
+    call = ("map", "mykernels:noted", "--chunks", "chunks.jsonl", "--name", "sweep")
+    assert cli(*call, cwd=here).returncode == 1
+    assert "2 of 3 tasks are done" in cli("resume", "sweep", cwd=here).stderr
+    (here / "repaired").touch()
+    done = cli(*call, cwd=here)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [record["result"] for record in records(done.stdout)] == [10, 20, 30]
+    assert sorted((here / "log").read_text().split()) == ["1", "2", "2", "2", "3"]
+
+    (here / "chunks.jsonl").write_text("1\n5\n3\n")
+    done = cli(*call, cwd=here)
+    assert done.returncode == 2
+    assert "chunk 1 of the input is not as it was" in done.stderr
+    done = cli(*call, "--on-change", "reuse", cwd=here)
+    assert [record["result"] for record in records(done.stdout)] == [10, 50, 30]
+    assert (here / "log").read_text().split()[5:] == ["5"]
+
+
 def test_map_stops_a_task_after_the_timeout(here: Path) -> None:
     chunks = "60\n0.01\n"
     done = cli("map", "mykernels:sleep", "--chunks", "-", "--timeout", "1", cwd=here, stdin=chunks)
@@ -151,6 +177,21 @@ def test_map_delivers_what_came_before_a_line_that_is_not_json(here: Path) -> No
     assert "line 3 of stdin is not JSON" in done.stderr
 
 
+def test_map_looks_through_a_file_before_it_does_anything(here: Path) -> None:
+    (here / "chunks.jsonl").write_text("1\n2\noops\n")
+    (here / "r.jsonl").write_text("of yesterday")
+    call = ("map", "mykernels:noted", "--chunks", "chunks.jsonl", "--out", "r.jsonl")
+    done = cli(*call, cwd=here)
+    assert done.returncode == 2
+    assert "line 3 of chunks.jsonl is not JSON" in done.stderr
+    (here / "chunks.jsonl").write_bytes(b"1\n\xff\n")
+    done = cli(*call, cwd=here)
+    assert done.returncode == 2
+    assert "chunks.jsonl is not text in UTF-8" in done.stderr
+    assert not (here / "log").exists()
+    assert (here / "r.jsonl").read_text() == "of yesterday"
+
+
 @pytest.mark.parametrize(
     ("arguments", "hint"),
     [
@@ -163,6 +204,8 @@ def test_map_delivers_what_came_before_a_line_that_is_not_json(here: Path) -> No
         (["mykernels:np", "--chunks", "-"], "is not callable"),
         (["mykernels:halve", "--chunks", "-", "--timeout", "-1"], "must be a number of seconds"),
         (["mykernels:halve", "--chunks", "-", "--workers", "0"], "0 is not in the range"),
+        (["mykernels:halve", "--chunks", "-", "--name", "a/b"], "must be 1 to 64 letters"),
+        (["mykernels:halve", "--chunks", "-", "--max-gb-s", "9"], "is for Lambda"),
         (["mykernels:halve"], "Missing option '--chunks'"),
     ],
 )

@@ -60,7 +60,7 @@ _SIGNALLED: Final = 128
     "timeout_s",
     type=float,
     default=60.0,
-    show_default="60",
+    show_default=True,
     metavar="SECONDS",
     help="Stop an invocation that runs longer.",
 )

@@ -23,10 +23,14 @@ from fanout.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 
+    from fanout.options import OnChange
     from fanout.tasks import Outcome
 
 # Lines of a pipe that are read ahead of what the run has asked for.
 _LINES_AHEAD = 64
+# Smaller files are read as a whole: so a wrong line costs nothing, the progress knows the number of
+# tasks, and a journal can have all chunks when the run begins.
+_MOST_WHOLE_BYTES = 16 * 2**20
 
 
 @click.command(
@@ -35,7 +39,8 @@ _LINES_AHEAD = 64
     examples=(
         "fanout map math:sqrt --chunks numbers.jsonl\n"
         "fanout map mymodule:simulate --chunks chunks.jsonl --out results.jsonl --timeout 60\n"
-        "seq 1000 | fanout map math:factorial --chunks - --unordered > results.jsonl"
+        "seq 1000 | fanout map math:factorial --chunks - --unordered > results.jsonl\n"
+        "fanout map mymodule:simulate --chunks chunks.jsonl --out results.jsonl --name sweep-7"
     ),
 )
 @click.argument("kernel", metavar="MODULE:KERNEL")
@@ -54,9 +59,28 @@ _LINES_AHEAD = 64
     "--attempts",
     type=click.IntRange(min=1),
     default=3,
-    show_default="3",
+    show_default=True,
     metavar="N",
     help="Attempts per task if its worker dies.",
+)
+@click.option(
+    "--name",
+    metavar="NAME",
+    help="Keep what is done; the same command with that name goes on where it ended.",
+)
+@click.option(
+    "--on-change",
+    type=click.Choice(["refuse", "reuse", "restart"]),
+    default="refuse",
+    show_default=True,
+    help="If kernel or chunks are not as they were: refuse, reuse what still holds, or do all "
+    "again.",
+)
+@click.option(
+    "--max-gb-s",
+    type=float,
+    metavar="X",
+    help="On Lambda: end before it costs more GB-seconds.",
 )
 @running_options
 def command(
@@ -66,6 +90,9 @@ def command(
     unordered: bool,
     timeout_s: float | None,
     attempts: int,
+    name: str | None,
+    on_change: OnChange,
+    max_gb_s: float | None,
     progress: bool | None,
     workers: int | None,
 ) -> int:
@@ -92,6 +119,9 @@ def command(
                 ordered=not unordered,
                 timeout_s=timeout_s,
                 retry=RetryPolicy(max_attempts=attempts),
+                name=name,
+                on_change=on_change,
+                max_gb_s=max_gb_s,
                 progress=progress,
             )
         )
@@ -187,13 +217,21 @@ def _kernel(name: str) -> Callable[..., Any]:
 def _source(name: str, files: contextlib.ExitStack) -> Iterable[Any] | AsyncIterator[Any]:
     if name == "-":
         if stat.S_ISREG(os.fstat(sys.stdin.fileno()).st_mode):
-            return _chunks(sys.stdin, "stdin")
+            return _of_file(sys.stdin, "stdin")
         return _chunks_of_a_pipe(sys.stdin)
     try:
-        return _chunks(files.enter_context(Path(name).open(encoding="utf-8")), name)
+        return _of_file(files.enter_context(Path(name).open(encoding="utf-8")), name)
     except OSError as error:
         msg = f"chunks can't be read from {name}: {error.strerror}"
         raise UsageError(msg) from error
+
+
+def _of_file(file: TextIO, name: str) -> Iterable[Any]:
+    """Its chunks: all, or as they are asked for where they may be many."""
+    status = os.fstat(file.fileno())
+    is_whole = stat.S_ISREG(status.st_mode) and status.st_size <= _MOST_WHOLE_BYTES
+    chunks = _chunks(file, name)
+    return list(chunks) if is_whole else chunks
 
 
 def target_of(name: str | None, files: contextlib.ExitStack) -> TextIO:
@@ -208,9 +246,12 @@ def target_of(name: str | None, files: contextlib.ExitStack) -> TextIO:
 
 
 def _chunks(file: TextIO, name: str) -> Iterator[Any]:
-    for number, line in enumerate(file, start=1):
-        if line.strip():
-            yield _chunk(line, number, name)
+    try:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                yield _chunk(line, number, name)
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{name} is not text in UTF-8: {error}") from error
 
 
 def _chunk(line: str, number: int, name: str) -> Any:

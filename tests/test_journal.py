@@ -22,7 +22,7 @@ import fanout
 from fanout import Executor, RetryPolicy
 from fanout.budget import Billed
 from fanout.errors import JournalError, RunChangedError, UsageError
-from fanout.journal import Folder, run_journal
+from fanout.journal import Folder, Limits
 from fanout.journal.sameness import content_digest, is_same
 from tests.fakes import FakeBackend
 from tests.journal_checks import backend, only, rows, run
@@ -351,10 +351,9 @@ def test_what_is_printed_is_kept_with_attempts_and_times() -> None:
     assert ended_s > 0
 
 
-def test_results_that_are_too_large_are_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_journal, "_MOST_VALUE_BYTES", 4000)
-    run(zeros, [10, 1000])
-    run(zeros, [10, 1000])
+def test_results_that_are_too_large_are_computed_again() -> None:
+    run(zeros, [10, 1000], limits=Limits(value_bytes=4000))
+    run(zeros, [10, 1000], limits=Limits(value_bytes=4000))
     assert CALLS == [10, 1000, 1000]
 
 
@@ -381,11 +380,11 @@ def test_the_whole_list_is_kept_before_much_is_done() -> None:
     asyncio.run(within())
 
 
-def test_only_so_much_of_the_chunks_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_journal, "_MOST_CHUNKS_BYTES", 200)
-    run(length, ["x" * 100] * 5)
+def test_only_so_much_of_the_chunks_is_kept() -> None:
+    limits = Limits(chunks_bytes=200)
+    run(length, ["x" * 100] * 5, limits=limits)
     assert rows("SELECT count(*), count(frame) FROM chunks") == [(5, 1)]
-    assert run(length, ["x" * 100] * 5).attempts == 0
+    assert run(length, ["x" * 100] * 5, limits=limits).attempts == 0
 
 
 # ---- names ----

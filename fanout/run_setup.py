@@ -234,6 +234,7 @@ class RunSetup:
             on_change=options.get("on_change", "refuse"),
             billed=billed,
             limits=self._limits,
+            store=self._objects.store,
         )
 
     def _guards(self, options: MapOptions, spent_gb_s: float) -> Guards:

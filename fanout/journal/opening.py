@@ -11,16 +11,18 @@ from typing import TYPE_CHECKING, Final
 import filelock
 
 from fanout.errors import DecodeError, UsageError
-from fanout.journal.about import Limits
-from fanout.journal.folder import Folder, clear, lock_of
-from fanout.journal.run_journal import RunJournal, unreadable
+from fanout.journal.about import Limits, unreadable
+from fanout.journal.folder import Folder, clear, lock_of, stores_in
+from fanout.journal.run_journal import RunJournal
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from fanout.budget import Billed
     from fanout.journal.about import About
+    from fanout.journal.folder import Locator
     from fanout.options import OnChange
+    from fanout.stores import Store
 
 _LOG: Final = logging.getLogger("fanout")
 # For how long a lock may be somebody's who only looks, seconds.
@@ -34,6 +36,7 @@ def journal_of(
     on_change: OnChange = "refuse",
     billed: Billed | None = None,
     limits: Limits | None = None,
+    store: Store | None = None,
 ) -> RunJournal | None:
     """Open the journal of a run, or continue that of the same name.
 
@@ -43,6 +46,7 @@ def journal_of(
         on_change: What to do when kernel or input are not as they were.
         billed: What an attempt may cost; None: nothing.
         limits: How much is kept.
+        store: For results that are too large for a journal; None: they lie beside it.
 
     Returns:
         None if there can't be one; that is told.
@@ -68,15 +72,24 @@ def journal_of(
         return None
     path = _path_of(folder, about)  # somebody may have begun it meanwhile
     is_new = not path.exists()
+    stores: list[Locator] = []
     try:
         if is_new:
             folder.tidy()
             _create(path)
         elif on_change == "restart":
+            stores = stores_in(path)
             clear(path)
             _create(path)
         return RunJournal(
-            path, about, lock, on_change=on_change, billed=billed, limits=limits or Limits()
+            path,
+            about,
+            lock,
+            on_change=on_change,
+            billed=billed,
+            limits=limits or Limits(),
+            store=store,
+            stores=stores,
         )
     except BaseException as error:
         lock.release()

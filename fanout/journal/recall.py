@@ -6,9 +6,11 @@ A chunk is compared with what it was by its digest, and by its content where byt
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from fanout.errors import DecodeError, RunChangedError
+from fanout.journal.downloads import Stored
 from fanout.journal.sameness import is_same
 from fanout.journal.schema import PUT_CHUNK, sealed
 from fanout.journal.values import chunk_digest, parts_of, value_in
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
     from fanout.codec import Buffer
     from fanout.journal.about import About, Limits
+    from fanout.journal.large_results import LargeResults
     from fanout.journal.session import Session
     from fanout.journal.writer import Writer
     from fanout.options import OnChange
@@ -38,6 +41,7 @@ class Recall:
         session: This one.
         on_change: What to do when a chunk is not as it was.
         limits: How much is kept.
+        large: Results that are not in the database.
 
     Attributes:
         pulled: How many chunks there were.
@@ -52,6 +56,7 @@ class Recall:
         *,
         on_change: OnChange,
         limits: Limits,
+        large: LargeResults,
     ) -> None:
         self._database = database
         self._writer = writer
@@ -59,13 +64,16 @@ class Recall:
         self._session = session
         self._on_change = on_change
         self._limits = limits
+        self._large = large
         self._digests: dict[int, bytes] = {}  # of chunks whose tasks are not done
         self._recalled: set[int] = set()
         self._chunks_bytes = 0
         self.pulled = 0
 
-    def recall(self, first: int, chunks: Sequence[Any]) -> list[Outcome[Any]]:
+    def recall(self, first: int, chunks: Sequence[Any]) -> tuple[list[Outcome[Any]], list[Stored]]:
         """Write chunks down, and return the outcomes of those that are done already.
+
+        And those whose result has to be read first: `read` or `lost` says what became of it.
 
         Raises:
             RunChangedError: A chunk is not as it was.
@@ -77,9 +85,20 @@ class Recall:
             self._recalled_one(task, chunk, *was.get(task, (None, None)))
             for task, chunk in enumerate(chunks, first)
         ]
-        known = [outcome for outcome in outcomes if outcome is not None]
+        known = [outcome for outcome in outcomes if isinstance(outcome, Outcome)]
         self._recalled.update(outcome.index for outcome in known)
-        return known
+        return known, [stored for stored in outcomes if isinstance(stored, Stored)]
+
+    def read(self, stored: Stored, value: Any) -> Outcome[Any]:
+        """The outcome of a result that has been read."""
+        self._recalled.add(stored.outcome.index)
+        return replace(stored.outcome, value=value)
+
+    def lost(self, stored: Stored, why: object) -> None:
+        """It can't be read: its task is to be done."""
+        task = stored.outcome.index
+        self._tell_lost(task, why)
+        self._digests[task] = stored.digest
 
     def to_keep(self, task: int, *, is_final: bool) -> bytes | None:
         """The digest of a task's chunk, once, if its outcome is to be kept.
@@ -96,8 +115,8 @@ class Recall:
 
     def _recalled_one(
         self, task: int, chunk: Any, before: bytes | None, done: tuple[Any, ...] | None
-    ) -> Outcome[Any] | None:
-        """Write one chunk down; its outcome if it is done already.
+    ) -> Outcome[Any] | Stored | None:
+        """Write one chunk down; its outcome, or where that is, if it is done already.
 
         Raises:
             RunChangedError: It is not as it was.
@@ -149,24 +168,33 @@ class Recall:
         """Digests of these chunks in earlier sessions, and rows of what is done."""
         rows = self._database.execute(
             "SELECT c.task, c.digest, o.digest, o.value, o.attempts, o.kernel_s, o.stdout, "
-            "o.stderr FROM chunks c "
+            "o.stderr, o.place FROM chunks c "
             "LEFT JOIN outcomes o ON o.task = c.task AND o.digest = c.digest "
             "WHERE c.task BETWEEN ? AND ?",
             (first, first + count - 1),
         )
         return {row[0]: (row[1], row[3:] if row[2] is not None else None) for row in rows}
 
-    def _outcome(self, task: int, digest: bytes, row: tuple[Any, ...]) -> Outcome[Any] | None:
-        value, attempts, kernel_s, stdout, stderr = row
+    def _outcome(
+        self, task: int, digest: bytes, row: tuple[Any, ...]
+    ) -> Outcome[Any] | Stored | None:
+        value, attempts, kernel_s, stdout, stderr, text = row
+        outcome: Outcome[Any] = Outcome(task, None, None, attempts, kernel_s, None, stdout, stderr)
         try:
-            result = value_in(value, task, digest, is_safe=self._about.is_safe)
+            if text is None:
+                result = value_in(value, task, digest, is_safe=self._about.is_safe)
+                return replace(outcome, value=result)
+            found, place = self._large.unsealed(value, task, digest, text)
+            return Stored(outcome=outcome, digest=digest, place=place, found=found)
         except DecodeError as error:
-            _LOG.warning(
-                "fanout: the result of task %d in the journal of run %s can't be read (%s): it is "
-                "computed again",
-                task,
-                self._session.run,
-                error,
-            )
+            self._tell_lost(task, error)
             return None
-        return Outcome(task, result, None, attempts, kernel_s, None, stdout, stderr)
+
+    def _tell_lost(self, task: int, why: object) -> None:
+        _LOG.warning(
+            "fanout: the result of task %d in the journal of run %s can't be read (%s): it is "
+            "computed again",
+            task,
+            self._session.run,
+            why,
+        )

@@ -4,18 +4,20 @@ It records tasks, not attempts: an attempt that is lost just runs again. A resul
 a tenth of a second after it came; a client that is killed in between has it computed once more, and
 never less than once. What attempts may cost is written before they are sent, if the run has a cap.
 
-This is the observer; which chunks are done is `recall`'s affair, what attempts cost `spending`'s.
+This is the observer; which chunks are done is `recall`'s affair, what attempts cost `spending`'s,
+and results that are too large for the file are in `large_results`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import sqlite3
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from fanout.errors import JournalError
 from fanout.events import (
     AttemptAnswered,
     AttemptFailed,
@@ -26,9 +28,12 @@ from fanout.events import (
     Ignore,
     InputEnded,
     Launch,
+    Recalled,
     RunStarted,
 )
+from fanout.journal.about import unreadable
 from fanout.journal.folder import clear
+from fanout.journal.large_results import LargeResults
 from fanout.journal.recall import Recall
 from fanout.journal.schema import (
     DROP_FAILURE,
@@ -45,7 +50,7 @@ from fanout.journal.writer import Writer
 from fanout.spilled import size_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     import filelock
@@ -53,8 +58,11 @@ if TYPE_CHECKING:
     from fanout.budget import Billed, Budget
     from fanout.events import RunEvent
     from fanout.journal.about import About, Limits
+    from fanout.journal.downloads import Stored
+    from fanout.journal.folder import Locator
     from fanout.options import OnChange
     from fanout.retry import FailureKind
+    from fanout.stores import Store
     from fanout.tasks import Outcome
 
 _SPENT: Final = ("spent_gb_s", "reserved_gb_s")
@@ -70,6 +78,8 @@ class RunJournal:
         on_change: What to do when kernel or input are not as they were.
         billed: What an attempt may cost; None: nothing.
         limits: How much is kept.
+        store: For results that are too large for the file; None: they lie beside it.
+        stores: Where results of the run are already, if that is not in the file.
 
     Attributes:
         run: Id of the run, which it keeps when it is resumed.
@@ -86,11 +96,12 @@ class RunJournal:
         on_change: OnChange,
         billed: Billed | None,
         limits: Limits,
+        store: Store | None = None,
+        stores: Sequence[Locator] = (),
     ) -> None:
         self._about = about
         self._path = path
         self._lock = lock
-        self._limits = limits
         self._is_finished = self._is_cancelled = False
         self._told_gb_s: tuple[float, float] | None = None  # spent, reserved
         self.budget: Budget | None = None
@@ -103,31 +114,62 @@ class RunJournal:
         self._session = session
         self.run = session.run
         self.spent_gb_s = session.spent_gb_s
-        self._spending = Spending(session.number, billed)
+        self._spending = Spending(session.number, billed, before_gb_s=session.spent_gb_s)
         self._began_s = time.monotonic()
-        self._writer = Writer(
-            path,
-            f"run {about.name or self.run}",
-            most_bytes=None if about.name is not None else limits.unasked_bytes,
-        )
+        what = f"run {about.name or self.run}"
+        most_bytes = None if about.name is not None else limits.unasked_bytes
+        self._writer = Writer(path, what, most_bytes=most_bytes)
+        is_safe = about.is_safe
+        self._large = LargeResults(path, self.run, store, limits, is_safe=is_safe, what=what)
+        self._stores = [*session.stores, *stores]
         self._recall = Recall(
-            self._database, self._writer, about, session, on_change=on_change, limits=limits
+            self._database,
+            self._writer,
+            about,
+            session,
+            on_change=on_change,
+            limits=limits,
+            large=self._large,
         )
+        if stores:
+            self._write_now([("stores", json.dumps(self._stores))])
 
-    def recall(self, first: int, chunks: Sequence[Any]) -> list[Outcome[Any]]:
+    def recall(
+        self, first: int, chunks: Sequence[Any], *, feed: Callable[[Recalled], None]
+    ) -> tuple[list[Outcome[Any]], list[int]]:
         """Write chunks down, and return the outcomes of those that are done already.
+
+        And the tasks whose outcomes have to be read first, and are fed then.
 
         Raises:
             RunChangedError: A chunk is not as it was.
             JournalError: The journal can't be read.
         """
         try:
-            return self._recall.recall(first, chunks)
+            known, stored = self._recall.recall(first, chunks)
         except sqlite3.Error as error:
             raise unreadable(self._about, self._path, error) from error
+        for one in stored:
+            self._large.downloads.add(one, functools.partial(self._recalled, one, feed))
+        return known, [one.outcome.index for one in stored]
+
+    def _recalled(
+        self,
+        stored: Stored,
+        feed: Callable[[Recalled], None],
+        value: Any,
+        why: Exception | None,
+    ) -> None:
+        """A large result of an earlier session has been read, or can't be."""
+        if why is None:
+            feed(Recalled([self._recall.read(stored, value)]))
+        else:
+            self._recall.lost(stored, why)
+            feed(Recalled([], [stored.outcome.index]))
 
     def __call__(self, event: RunEvent) -> None:
         """Take note of what happens."""
+        self._large(event)
         match event:
             case Deliver(outcomes=outcomes):
                 for outcome in outcomes:
@@ -183,21 +225,38 @@ class RunJournal:
             self._writer.add(PUT_FAILURE, (task, outcome.attempts, told(outcome.error)))
             return
         value = parts_of(outcome.value, self._about)
-        # None: it came out of a decoder, so that this is a class which is gone since.
-        if value is None or size_of(value) > self._limits.value_bytes:
-            return
-        content = sealed(b"".join(value), task, digest)
-        row = (task, digest, content, outcome.attempts, outcome.kernel_s)
-        self._writer.add(PUT_OUTCOME, (*row, plain(outcome.stdout), plain(outcome.stderr)))
+        if value is None:
+            return  # it came out of a decoder, so that this is a class which is gone since
+        if not self._large.has(value):
+            self._put(outcome, digest, sealed(b"".join(value), task, digest), None)
+        elif self._large.has_room(value) and self._may_be_large(size_of(value)):
+            facts = replace(outcome, value=None)
+            self._large.keep(
+                value,
+                lambda found: self._put(facts, digest, *self._large.sealed(found, task, digest)),
+            )
+
+    def _put(self, outcome: Outcome[Any], digest: bytes, content: bytes, place: str | None) -> None:
+        row = (outcome.index, digest, content, outcome.attempts, outcome.kernel_s)
+        texts = (plain(outcome.stdout), plain(outcome.stderr))
+        self._writer.add(PUT_OUTCOME, (*row, *texts, place))
         if self._session.has_earlier:
-            self._writer.add(DROP_FAILURE, (task,))
+            self._writer.add(DROP_FAILURE, (outcome.index,))
+
+    def _may_be_large(self, nbytes: int) -> bool:
+        """Whether a result may be kept outside of the file; where that is is written down first."""
+        if (locator := self._large.locator) is None:
+            return self._writer.takes(nbytes)
+        if locator not in self._stores:
+            self._stores.append(dict(locator))
+            self._write_now([("stores", json.dumps(self._stores))])
+        return not self._writer.is_broken
 
     def _tell_spent(self) -> None:
         """Write down what the run has cost; before more is spent, if it has a cap."""
         if not self._spending.is_billed:
             return
-        spent_gb_s, reserved_gb_s = self._spending.told_gb_s
-        told_gb_s = (self.spent_gb_s + spent_gb_s, reserved_gb_s)
+        told_gb_s = self._spending.told_gb_s
         if self.budget is not None:
             told_gb_s = (self.budget.spent_gb_s, self.budget.reserved_gb_s)
         if told_gb_s == self._told_gb_s or self._writer.is_broken:
@@ -208,6 +267,10 @@ class RunJournal:
             for row in rows:
                 self._writer.add(PUT_META, row)
             return
+        self._write_now(rows)
+
+    def _write_now(self, rows: list[tuple[str, str]]) -> None:
+        """Commit facts before anything else happens."""
         try:
             self._database.execute("BEGIN IMMEDIATE")
             self._database.executemany(PUT_META, rows)
@@ -217,13 +280,19 @@ class RunJournal:
                 self._database.execute("ROLLBACK")
             self._writer.give_up(error)
 
+    def hurry(self) -> None:
+        """Have `aclose` end soon, since the caller is cancelled."""
+        self._large.hurry()
+
     async def aclose(self, error: BaseException | None) -> None:
         """Write down the rest, and how the run ended."""
         try:
             self._tell_spent()
+            is_cut_short = self._is_cancelled or not self._is_finished or error is not None
+            await self._large.aclose(error, is_cut_short=is_cut_short)
             for row in self._spending.rows():
                 self._writer.add(PUT_ATTEMPT, row)
-            state = "done" if self._is_finished and not self._is_cancelled else "cancelled"
+            state = "cancelled" if is_cut_short else "done"
             if error is not None:
                 state = "failed" if isinstance(error, Exception) else "cancelled"
                 self._writer.add(PUT_META, ("error", json.dumps(told(error))))
@@ -246,19 +315,3 @@ class RunJournal:
             self._database.close()
         finally:
             self._lock.release()
-
-
-def unreadable(about: About, path: Path, error: BaseException) -> JournalError:
-    """What to do about a journal that can't be read or written."""
-    run = about.name or about.run
-    # "No such table" and the like are operational errors, too.
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    if isinstance(error, OSError | sqlite3.OperationalError) and code != sqlite3.SQLITE_ERROR:
-        return JournalError(
-            f"the journal of run {run} can't be opened or written ({error}): see that there is "
-            f"room where {path} lies, and that you may write there; or give the run another name"
-        )
-    return JournalError(
-        f"the journal of run {run} can't be read ({error}): pass on_change='restart' to do all "
-        f"again, remove it ({path}), or give the run another name"
-    )

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from fanout.codec import Encoded
     from fanout.journal.about import About
+    from fanout.journal.folder import Locator
     from fanout.kernel_spec import KernelSpec
     from fanout.options import OnChange
 
@@ -41,12 +42,14 @@ class Session:
         number: How many there were before.
         spent_gb_s: What earlier ones cost at worst, GB-seconds.
         has_earlier: Whether there was one.
+        stores: Where results of the run are besides, as earlier ones said.
     """
 
     run: str
     number: int
     spent_gb_s: float
     has_earlier: bool
+    stores: list[Locator]
 
 
 def begin(database: sqlite3.Connection, path: Path, about: About, on_change: OnChange) -> Session:
@@ -71,6 +74,7 @@ def begin(database: sqlite3.Connection, path: Path, about: About, on_change: OnC
         number=meta.get("session", -1) + 1,
         spent_gb_s=meta.get("spent_gb_s", 0.0) + meta.get("reserved_gb_s", 0.0),
         has_earlier=bool(meta),
+        stores=meta.get("stores", []),
     )
     meta |= {"name": meta.get("name", about.name), **_told(session, about)}
     meta.setdefault("began_epoch_s", time.time())

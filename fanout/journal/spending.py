@@ -26,15 +26,16 @@ class Spending:
     Args:
         session: Its number.
         billed: What an attempt may cost; None: nothing.
+        before_gb_s: What earlier sessions cost.
     """
 
-    def __init__(self, session: int, billed: Billed | None) -> None:
+    def __init__(self, session: int, billed: Billed | None, *, before_gb_s: float = 0.0) -> None:
         self._session = session
         self._billed = billed
         self._live: dict[int, list[Any]] = {}  # attempts in flight, as rows
         self._worst_gb_s: dict[int, float] = {}  # of these, if they cost something
         self._escalated: set[int] = set()
-        self._ended_gb_s = 0.0
+        self._ended_gb_s = before_gb_s
 
     @property
     def is_billed(self) -> bool:

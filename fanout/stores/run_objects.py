@@ -85,8 +85,8 @@ class RunObjects:
         self._holds_some = True
         content = await self._store.get(spilled.key, spilled.nbytes)
         if spilled.nbytes < _LARGE_BYTES:
-            return _checked(content, spilled)
-        return await asyncio.to_thread(_checked, content, spilled)
+            return checked(content, spilled)
+        return await asyncio.to_thread(checked, content, spilled)
 
     def done(self, spilled: Iterable[Spilled]) -> None:
         """Say that nobody will read these any more."""
@@ -131,7 +131,12 @@ class RunObjects:
             )
 
 
-def _checked(content: memoryview, spilled: Spilled) -> memoryview:
+def checked(content: memoryview, spilled: Spilled) -> memoryview:
+    """An object in memory of its own.
+
+    Raises:
+        StoreError: It is not what was stored.
+    """
     spilled.check(content)
     if not content.readonly:
         return content

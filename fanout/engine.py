@@ -72,6 +72,9 @@ class Journal(Protocol):
         And the tasks whose outcomes are fed when they have been read.
         """
 
+    async def prepare(self, answer: AttemptAnswered) -> None:
+        """See to the outcomes of an attempt before anybody else has them."""
+
     def hurry(self) -> None:
         """Have `aclose` end soon, since the caller is cancelled."""
 
@@ -419,6 +422,8 @@ class Engine:
                 )
                 if outcomes and isinstance(answer, AttemptAnswered):
                     answer = replace(answer, outcomes=[*answer.outcomes, *outcomes])
+                if self._journal is not None and isinstance(answer, AttemptAnswered):
+                    await self._journal.prepare(answer)
         except AttemptError as error:
             answer = AttemptFailed(number, error.failure)
         except DecodeError as error:

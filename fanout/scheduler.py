@@ -525,8 +525,8 @@ class Scheduler:
         supply.launched(self._next_attempt - 1, self._next_attempt - first, now_s)
         if not is_held:
             flight.rest()
-        others = self._carried or self._backing_off or self._recalling or self.wanted
-        if dear and not others:
+        is_all = not self._backing_off and not self._recalling and not self.wanted
+        if dear and not self._carried and is_all:
             self._end_for_budget()
 
     def _end_for_budget(self) -> None:

@@ -64,7 +64,7 @@ LAYERS = [
     {"stores"},
     {"intake", "stored_input"},
     {"journal.schema", "journal.writer", "journal.sameness", "journal.about", "journal.room"},
-    {"journal.folder", "journal.values", "journal.spending"},
+    {"journal.folder", "journal.values", "journal.spending", "journal.facts"},
     {"journal.recipe"},
     {"journal.session"},
     {"journal.objects"},

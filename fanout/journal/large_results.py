@@ -6,7 +6,9 @@ their names, sealed, and written only when the object is there.
 
 from __future__ import annotations
 
+import asyncio
 import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fanout.errors import DecodeError
@@ -16,17 +18,31 @@ from fanout.journal.folder import results_of, values_of
 from fanout.journal.objects import FolderStore, Objects, Place
 from fanout.journal.schema import sealed, unsealed
 from fanout.journal.uploads import Uploads
+from fanout.journal.values import copied, parts_of
 from fanout.spilled import Spilled, size_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from fanout.codec import Buffer
-    from fanout.events import RunEvent
-    from fanout.journal.about import Limits
+    from fanout.events import AttemptAnswered, RunEvent
+    from fanout.journal.about import About, Limits
     from fanout.journal.folder import Locator
     from fanout.stores import Store
+
+
+@dataclass(slots=True)
+class Prepared:
+    """A result on its way to where it is kept.
+
+    Attributes:
+        parts: Its frame; None: it can't be kept.
+        reserved_bytes: The room that it has among what is on its way.
+    """
+
+    parts: list[Buffer] | None
+    reserved_bytes: int = 0
 
 
 class LargeResults:
@@ -37,8 +53,7 @@ class LargeResults:
         run: Id of the run.
         store: What the user named; None: nothing.
         limits: How much is kept, and on its way.
-        is_safe: Whether pickle is refused.
-        what: Names the run in messages.
+        about: The run.
 
     Attributes:
         downloads: Results of earlier sessions.
@@ -50,18 +65,17 @@ class LargeResults:
         run: str,
         store: Store | None,
         limits: Limits,
-        *,
-        is_safe: bool,
-        what: str,
+        about: About,
     ) -> None:
-        self._most_bytes = limits.value_bytes
+        self._about = about
+        self._ready: dict[int, dict[int, Prepared]] = {}  # by attempt and task
         self._beside = FolderStore(values_of(path))
         self._places = {Place.BESIDE: Objects(self._beside, "", Place.BESIDE)}
         if store is not None:
             self._places[Place.STORE] = Objects(store, results_of(run), Place.STORE)
         self._target = self._places[Place.BESIDE if store is None else Place.STORE]
-        self._uploads = Uploads(self._target, limits, what)
-        self.downloads = Downloads(self._places, limits, is_safe=is_safe)
+        self._uploads = Uploads(self._target, limits, f"run {about.name or run}")
+        self.downloads = Downloads(self._places, limits, is_safe=about.is_safe)
         self._is_streamed = False
         self._limits = limits
 
@@ -83,19 +97,65 @@ class LargeResults:
         """The store that they go to; None: they lie beside the journal."""
         return None if self._target.place is Place.BESIDE else self._target.locator
 
-    def has(self, parts: list[Buffer]) -> bool:
-        """Whether a result is one of them."""
-        return size_of(parts) > self._most_bytes
+    async def prepare(self, answer: AttemptAnswered) -> None:
+        """Encode the results of a large answer, and make room for those that are large themselves.
 
-    def has_room(self, parts: list[Buffer]) -> bool:
-        """Whether another one can be stored now; if not, that is told."""
-        return self._uploads.has_room(size_of(parts))
+        Nobody else has them yet. The caller of a stream will have them at once, and may change
+        them, so that they are copied; that of a map has them when all is stored.
+        """
+        report = answer.report
+        if report is None or report.payload_bytes <= self._limits.value_bytes:
+            return
+        ready = self._ready.setdefault(answer.attempt, {})
+        try:
+            for outcome in answer.outcomes:
+                if outcome.error is None:
+                    one = Prepared(await asyncio.to_thread(parts_of, outcome.value, self._about))
+                    ready[outcome.index] = one
+                    if self.is_large(one) and self._reserve(one) and self._is_streamed:
+                        one.parts = await asyncio.to_thread(copied, one.parts or [])
+        except MemoryError as error:
+            self.release(ready.values())
+            ready.clear()
+            self._uploads.tell(error)
+        except BaseException:
+            self.release(self._ready.pop(answer.attempt).values())
+            raise
 
-    def keep(self, parts: list[Buffer], done: Callable[[Spilled], None]) -> None:
-        """Store a result, for which there is room; `done` is told its name when it is there."""
-        # The caller of a map gets the result when this has ended, that of a stream at once: it may
-        # change it.
-        self._uploads.add([b"".join(parts)] if self._is_streamed else parts, done)
+    def prepared(self, attempt: int) -> dict[int, Prepared]:
+        """What `prepare` has made of an attempt, by task; to be given back to `release`."""
+        return self._ready.pop(attempt, {})
+
+    def encoded(self, value: object) -> Prepared:
+        """The same for a result of which it has made nothing."""
+        one = Prepared(parts_of(value, self._about))
+        if self.is_large(one) and self._reserve(one) and self._is_streamed:
+            one.parts = copied(one.parts or [])
+        return one
+
+    def is_large(self, one: Prepared) -> bool:
+        """Whether a result is too large for the journal."""
+        return one.parts is not None and size_of(one.parts) > self._limits.value_bytes
+
+    def keep(self, one: Prepared, done: Callable[[Spilled], None]) -> None:
+        """Store a large result; `done` is told its name when it is there."""
+        one.reserved_bytes = 0  # that is the upload's now
+        self._uploads.add(one.parts or [], done)
+
+    def release(self, ready: Iterable[Prepared]) -> None:
+        """Give up the room of what is not kept."""
+        for one in ready:
+            self._uploads.release(one.reserved_bytes)
+            one.reserved_bytes = 0
+
+    def _reserve(self, one: Prepared) -> bool:
+        """Make room for a large result; without any it is none."""
+        nbytes = size_of(one.parts or [])
+        if self._uploads.reserve(nbytes):
+            one.reserved_bytes = nbytes
+        else:
+            one.parts = None
+        return one.parts is not None
 
     def sealed(self, found: Spilled, task: int, digest: bytes) -> tuple[bytes, str]:
         """A name as it stands in the journal, and where it holds."""

@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import json
 import sqlite3
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from fanout.events import (
     AttemptAnswered,
@@ -32,6 +31,7 @@ from fanout.events import (
     RunStarted,
 )
 from fanout.journal.about import unreadable
+from fanout.journal.facts import Facts
 from fanout.journal.folder import clear
 from fanout.journal.large_results import LargeResults
 from fanout.journal.recall import Recall
@@ -39,15 +39,13 @@ from fanout.journal.schema import (
     DROP_FAILURE,
     PUT_ATTEMPT,
     PUT_FAILURE,
-    PUT_META,
     PUT_OUTCOME,
     sealed,
 )
 from fanout.journal.session import begin
 from fanout.journal.spending import Spending
-from fanout.journal.values import parts_of, plain, told
+from fanout.journal.values import plain, told
 from fanout.journal.writer import Writer
-from fanout.spilled import size_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -60,12 +58,11 @@ if TYPE_CHECKING:
     from fanout.journal.about import About, Limits
     from fanout.journal.downloads import Stored
     from fanout.journal.folder import Locator
+    from fanout.journal.large_results import Prepared
     from fanout.options import OnChange
     from fanout.retry import FailureKind
     from fanout.stores import Store
     from fanout.tasks import Outcome
-
-_SPENT: Final = ("spent_gb_s", "reserved_gb_s")
 
 
 class RunJournal:
@@ -119,8 +116,8 @@ class RunJournal:
         what = f"run {about.name or self.run}"
         most_bytes = None if about.name is not None else limits.unasked_bytes
         self._writer = Writer(path, what, most_bytes=most_bytes)
-        is_safe = about.is_safe
-        self._large = LargeResults(path, self.run, store, limits, is_safe=is_safe, what=what)
+        self._facts = Facts(self._database, self._writer)
+        self._large = LargeResults(path, self.run, store, limits, about)
         self._stores = [*session.stores, *stores]
         self._recall = Recall(
             self._database,
@@ -132,7 +129,7 @@ class RunJournal:
             large=self._large,
         )
         if stores:
-            self._write_now([("stores", json.dumps(self._stores))])
+            self._facts.put_now(stores=self._stores)
 
     def recall(
         self, first: int, chunks: Sequence[Any], *, feed: Callable[[Recalled], None]
@@ -167,6 +164,10 @@ class RunJournal:
             self._recall.lost(stored, why)
             feed(Recalled([], [stored.outcome.index]))
 
+    async def prepare(self, answer: AttemptAnswered) -> None:
+        """See to large results before anybody else has them."""
+        await self._large.prepare(answer)
+
     def __call__(self, event: RunEvent) -> None:
         """Take note of what happens."""
         self._large(event)
@@ -189,7 +190,7 @@ class RunJournal:
             case Ignore(attempt=number):
                 self._ended(number, [0, *[None] * 5, "ignored: its tasks are settled"])
             case InputEnded():
-                self._writer.add(PUT_META, ("total", json.dumps(self._recall.pulled)))
+                self._facts.put(total=self._recall.pulled)
             case Cancelled():
                 self._is_cancelled = True
             case Finish():
@@ -201,10 +202,12 @@ class RunJournal:
         return time.monotonic() - self._began_s
 
     def _answered(self, event: AttemptAnswered) -> None:
+        ready = self._large.prepared(event.attempt)
         # A stream hands outcomes on when it is their turn, which may be much later.
         for outcome in event.outcomes:
             if outcome.error is None:
-                self._keep(outcome, is_final=False)
+                self._keep(outcome, ready.get(outcome.index), is_final=False)
+        self._large.release(ready.values())
         facts: list[Any] = [None] * 5
         if (report := event.report) is not None:
             facts = [report.environment.id, report.is_cold, report.setup_s]
@@ -216,7 +219,9 @@ class RunJournal:
         if row is not None:
             self._writer.add(PUT_ATTEMPT, row)
 
-    def _keep(self, outcome: Outcome[Any], *, is_final: bool = True) -> None:
+    def _keep(
+        self, outcome: Outcome[Any], ready: Prepared | None = None, *, is_final: bool = True
+    ) -> None:
         task = outcome.index
         digest = self._recall.to_keep(task, is_final=is_final)
         if digest is None:
@@ -224,12 +229,12 @@ class RunJournal:
         if outcome.error is not None:
             self._writer.add(PUT_FAILURE, (task, outcome.attempts, told(outcome.error)))
             return
-        value = parts_of(outcome.value, self._about)
-        if value is None:
-            return  # it came out of a decoder, so that this is a class which is gone since
-        if not self._large.has(value):
-            self._put(outcome, digest, sealed(b"".join(value), task, digest), None)
-        elif self._large.has_room(value) and self._may_be_large(size_of(value)):
+        value = ready or self._large.encoded(outcome.value)
+        if value.parts is None:
+            return  # no room; or it came out of a decoder, and is of a class that is gone since
+        if not self._large.is_large(value):
+            self._put(outcome, digest, sealed(b"".join(value.parts), task, digest), None)
+        elif self._may_be_large(value.reserved_bytes):
             facts = replace(outcome, value=None)
             self._large.keep(
                 value,
@@ -249,7 +254,7 @@ class RunJournal:
             return self._writer.takes(nbytes)
         if locator not in self._stores:
             self._stores.append(dict(locator))
-            self._write_now([("stores", json.dumps(self._stores))])
+            self._facts.put_now(stores=self._stores)
         return not self._writer.is_broken
 
     def _tell_spent(self) -> None:
@@ -262,23 +267,9 @@ class RunJournal:
         if told_gb_s == self._told_gb_s or self._writer.is_broken:
             return
         self._told_gb_s = told_gb_s
-        rows = [(key, json.dumps(value)) for key, value in zip(_SPENT, told_gb_s, strict=True)]
-        if self.budget is None:
-            for row in rows:
-                self._writer.add(PUT_META, row)
-            return
-        self._write_now(rows)
-
-    def _write_now(self, rows: list[tuple[str, str]]) -> None:
-        """Commit facts before anything else happens."""
-        try:
-            self._database.execute("BEGIN IMMEDIATE")
-            self._database.executemany(PUT_META, rows)
-            self._database.execute("COMMIT")
-        except sqlite3.Error as error:
-            if self._database.in_transaction:
-                self._database.execute("ROLLBACK")
-            self._writer.give_up(error)
+        spent_gb_s, reserved_gb_s = told_gb_s
+        put = self._facts.put if self.budget is None else self._facts.put_now
+        put(spent_gb_s=spent_gb_s, reserved_gb_s=reserved_gb_s)
 
     def hurry(self) -> None:
         """Have `aclose` end soon, since the caller is cancelled."""
@@ -295,16 +286,15 @@ class RunJournal:
             state = "cancelled" if is_cut_short else "done"
             if error is not None:
                 state = "failed" if isinstance(error, Exception) else "cancelled"
-                self._writer.add(PUT_META, ("error", json.dumps(told(error))))
-                self._writer.add(PUT_META, ("total", json.dumps(self._about.total)))
-            self._writer.add(PUT_META, ("state", json.dumps(state)))
+                self._facts.put(error=told(error), total=self._about.total)
+            self._facts.put(state=state)
             await asyncio.to_thread(self._writer.close)
         finally:
             self._release()
 
     def abandon(self) -> None:
         """Let go of it: the run did not begin. A journal that is new goes away."""
-        self._writer.add(PUT_META, ("state", json.dumps("failed")))
+        self._facts.put(state="failed")
         self._writer.close()
         if not self._session.has_earlier:
             clear(self._path)

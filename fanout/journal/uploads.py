@@ -43,21 +43,25 @@ class Uploads:
         self._has_told = False
         self._is_hurried = asyncio.Event()
 
-    def has_room(self, nbytes: int) -> bool:
-        """Whether so much more may be on its way; if not, that is told."""
+    def reserve(self, nbytes: int) -> bool:
+        """Make room for so much more; if there is none, that is told."""
         if self._waiting_bytes + nbytes <= self._limits.waiting_bytes:
+            self._waiting_bytes += nbytes
             return True
         most = _in_words(self._limits.waiting_bytes)
-        self._tell(f"they come faster than they can be stored, and {most} may wait for that")
+        self.tell(f"they come faster than they can be stored, and {most} may wait for that")
         return False
 
+    def release(self, nbytes: int) -> None:
+        """It won't come."""
+        self._waiting_bytes -= nbytes
+
     def add(self, parts: Sequence[Buffer], done: Callable[[Spilled], None]) -> None:
-        """Store a frame; `done` is told its name when it is there.
+        """Store a frame, for which room is reserved; `done` is told its name when it is there.
 
         Nobody may change it meanwhile.
         """
         nbytes = size_of(parts)
-        self._waiting_bytes += nbytes
         task = asyncio.create_task(self._upload(parts, nbytes, done), name="fanout result")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -69,9 +73,9 @@ class Uploads:
             async with self._places:
                 done(await self._objects.put(parts))
         except Exception as error:  # noqa: BLE001  # whatever it is, the run shall go on
-            self._tell(error if isinstance(error, StoreError) else repr(error))
+            self.tell(error if isinstance(error, StoreError) else repr(error))
         finally:
-            self._waiting_bytes -= nbytes
+            self.release(nbytes)
 
     def hurry(self) -> None:
         """Whoever waits for the end wants no more than a moment of it."""
@@ -95,9 +99,10 @@ class Uploads:
             for task in left:
                 task.cancel()
             await asyncio.wait(left)
-            self._tell(f"{len(left)} were still on their way when it ended")
+            self.tell(f"{len(left)} were still on their way when it ended")
 
-    def _tell(self, why: object) -> None:
+    def tell(self, why: object) -> None:
+        """Say once that not everything is kept, and why."""
         if self._has_told:
             return
         self._has_told = True

@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+
 from fanout.codec import decode, encode
 from fanout.errors import EncodeError
 from fanout.journal.sameness import content_digest
 from fanout.journal.schema import unsealed
+from fanout.spilled import size_of
 from fanout.wire import Message, frame, unframe
 
 if TYPE_CHECKING:
@@ -30,6 +33,17 @@ def parts_of(value: Any, about: About) -> list[Buffer] | None:
         return framed(encode(value, is_safe=about.is_safe, by_value=about.spec.local_modules))
     except EncodeError:
         return None
+
+
+def copied(parts: list[Buffer]) -> list[Buffer]:
+    """The same in memory of its own, made without holding up other threads."""
+    memory = np.empty(size_of(parts), np.uint8)
+    at = 0
+    for part in parts:
+        content = np.frombuffer(part, np.uint8)
+        np.copyto(memory[at : at + content.nbytes], content)
+        at += content.nbytes
+    return [memory.data]
 
 
 def value_in(blob: bytes, *what: object, is_safe: bool) -> Any:

@@ -140,6 +140,6 @@ def checked(content: memoryview, spilled: Spilled) -> memoryview:
     spilled.check(content)
     if not content.readonly:
         return content
-    memory = np.empty(spilled.nbytes, np.uint8).data
-    memory[:] = content
-    return memory
+    memory = np.empty(spilled.nbytes, np.uint8)
+    np.copyto(memory, np.frombuffer(content, np.uint8))  # which lets other threads go on
+    return memory.data

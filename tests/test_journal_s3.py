@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from fanout import config
+from fanout.backends.chosen import chosen
 from fanout.journal import Folder, Limits
 from fanout.journal.removal import remove_results
 from tests import lambda_s3_checks as checks
@@ -152,6 +154,32 @@ async def test_what_cannot_be_removed_is_named_with_what_to_do(bucket: Bucket) -
     bucket.proxy.forget()
     assert await remove_results(left) == []
     assert bucket.names() == []
+
+
+def test_results_of_lambda_are_kept_beyond_the_run(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They come through `runs/`, where nothing stays, and are recalled from `results/`."""
+
+    @checks.typed
+    def grown(seed: int) -> Any:
+        import numpy as np
+
+        return np.random.default_rng(seed).random(MB)  # 8 MB
+
+    async def mapped() -> Any:
+        async with limited(LIMITS, chosen(config.load()), bucket.store()) as ex:
+            return await ex.run(grown, [1, 2, 3], name="sweep")
+
+    with checks.emulator(concurrency=2) as emulator:
+        for name, value in emulator.variables.items():
+            monkeypatch.setenv(name, value)
+        first = asyncio.run(mapped())
+        assert len(bucket.names("results/")) == len(bucket.names()) == 3
+        again = asyncio.run(mapped())
+    assert (first.attempts > 0, again.attempts) == (True, 0)
+    for one, other in zip(first.results, again.results, strict=True):
+        assert np.array_equal(one, other)
 
 
 def test_a_store_is_known_by_where_it_is(bucket: Bucket) -> None:

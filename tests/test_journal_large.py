@@ -356,6 +356,23 @@ def test_a_run_that_is_cancelled_does_not_wait_for_a_store_that_hangs(
     assert same(asyncio.run(mapped(tmp_path / "store", range(4))), range(4))
 
 
+def test_an_end_that_takes_long_says_what_it_waits_for(
+    tmp_path: Path, told: pytest.LogCaptureFixture
+) -> None:
+    store = Gate(tmp_path / "store")
+
+    async def whole() -> None:
+        store.opened.clear()
+        task = asyncio.ensure_future(mapped(store, [1], Limits(value_bytes=4000, patient_s=0.02)))
+        while "is over, but for 1 large results of 8," not in told.text:
+            await asyncio.sleep(0.01)
+        store.opened.set()
+        assert same(await task, [1])
+
+    asyncio.run(whole())
+    assert rows("SELECT count(*) FROM outcomes") == [(1,)]
+
+
 def test_what_a_run_that_failed_has_done_is_kept(tmp_path: Path) -> None:
     async def fails() -> None:
         def breaks() -> Any:

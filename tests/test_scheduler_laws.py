@@ -762,9 +762,8 @@ class Laws(RuleBasedStateMachine):
         if due_s:
             assert self.timer_s is not None, "nobody will wake it"
             assert self.timer_s <= min(due_s), "it will be woken too late"
-        assert (
-            self.in_flight or self.timer_s is not None or self.scheduler.wanted or self.unconsumed
-        )
+        is_waiting = self.unconsumed or self.recalling  # for others to do something
+        assert self.in_flight or self.timer_s is not None or self.scheduler.wanted or is_waiting
 
     def teardown(self) -> None:
         finish = getattr(self, "finish", None)

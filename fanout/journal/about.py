@@ -52,6 +52,7 @@ class Limits:
             back to the caller.
         at_once: How many objects are written at a time, and how many read.
         unasked_bytes: The whole journal, if nobody asked for one.
+        patient_s: From when on it is told that the end of a run waits for them, seconds.
         failed_s: How long a run that failed waits for what is on its way, seconds.
         cancelled_s: The same for one that was cancelled.
     """
@@ -62,6 +63,7 @@ class Limits:
     waiting_bytes: int = 512 * 2**20
     at_once: int = 4
     unasked_bytes: int = 5 * 2**30
+    patient_s: float = 5.0
     failed_s: float = 30.0
     cancelled_s: float = 2.0
 

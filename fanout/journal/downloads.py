@@ -93,6 +93,7 @@ class Downloads:
     async def _read(self, stored: Stored, done: Callable[[Any, Exception | None], None]) -> None:
         value: Any = None
         why: Exception | None = None
+        await asyncio.sleep(0)  # the scheduler hears of the task first, even if tasks start eagerly
         try:
             value = await self._places[stored.place].get(stored.found, is_safe=self._is_safe)
         except Exception as error:  # noqa: BLE001  # whatever it is, the task can be done again

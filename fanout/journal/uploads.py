@@ -84,6 +84,8 @@ class Uploads:
     async def aclose(self, within_s: float | None) -> None:
         """Wait for what is on its way, and give up what takes longer; None: as long as it takes."""
         hurried = asyncio.create_task(self._is_hurried.wait())
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(self._limits.patient_s, self._tell_waiting)
         try:
             async with asyncio.timeout(within_s):
                 while self._tasks and not hurried.done():
@@ -91,6 +93,7 @@ class Uploads:
         except TimeoutError:
             pass
         finally:
+            timer.cancel()
             hurried.cancel()
             await asyncio.wait({hurried})
         if self._tasks and self._is_hurried.is_set():
@@ -100,6 +103,15 @@ class Uploads:
                 task.cancel()
             await asyncio.wait(left)
             self.tell(f"{len(left)} were still on their way when it ended")
+
+    def _tell_waiting(self) -> None:
+        _LOG.warning(
+            "fanout: %s is over, but for %d large results of %s that are being stored; a run that "
+            "is cancelled does not wait for them",
+            self._what,
+            len(self._tasks),
+            _in_words(self._waiting_bytes),
+        )
 
     def tell(self, why: object) -> None:
         """Say once that not everything is kept, and why."""

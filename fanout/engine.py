@@ -30,6 +30,7 @@ from fanout.events import (
     Finish,
     Ignore,
     Launch,
+    Recalled,
     Retry,
     RunEnded,
     RunStarted,
@@ -63,8 +64,19 @@ class Journal(Protocol):
     def __call__(self, event: RunEvent) -> None:
         """Take note of what happens."""
 
-    def recall(self, first: int, chunks: Sequence[Any]) -> Sequence[Outcome[Any]]:
-        """Take note of chunks; the outcomes of those that were done before."""
+    def recall(
+        self, first: int, chunks: Sequence[Any], *, feed: Callable[[Recalled], None]
+    ) -> tuple[Sequence[Outcome[Any]], Sequence[int]]:
+        """Take note of chunks; the outcomes of those that were done before.
+
+        And the tasks whose outcomes are fed when they have been read.
+        """
+
+    async def prepare(self, answer: AttemptAnswered) -> None:
+        """See to the outcomes of an attempt before anybody else has them."""
+
+    def hurry(self) -> None:
+        """Have `aclose` end soon, since the caller is cancelled."""
 
     async def aclose(self, error: BaseException | None) -> None:
         """Write down the rest."""
@@ -119,7 +131,9 @@ class Engine:
             abort=self._abort,
             drains=drains,
             weight=weight,
-            recall=None if journal is None else journal.recall,
+            recall=(
+                None if journal is None else functools.partial(journal.recall, feed=self._feed)
+            ),
         )
         self._is_consumed = drains
         self._journal = journal
@@ -197,6 +211,8 @@ class Engine:
             self._on_end()
         if (spill := self._request.spill) is not None:
             cancelled = await _join([self._loop.create_task(spill.aclose())]) or cancelled
+        if self._journal is not None and cancelled is not None:
+            self._journal.hurry()
         cancelled = await self._close_journal(error) or cancelled
         # Whoever cancels a task expects it to end so, whatever else went wrong in it.
         if cancelled is not None and (error is None or isinstance(error, Exception)):
@@ -211,7 +227,7 @@ class Engine:
         if self._journal is None:
             return None
         closing = self._journal.aclose(error or self._error or self._intake.error)
-        return await _join([self._loop.create_task(closing)])
+        return await _join([self._loop.create_task(closing)], self._journal.hurry)
 
     def _leave_orphans(self, *, is_cut_short: bool, is_cancelled: bool) -> None:
         """Attempts that can't be stopped go on, so that it is known for how long they do.
@@ -410,6 +426,8 @@ class Engine:
                 )
                 if outcomes and isinstance(answer, AttemptAnswered):
                     answer = replace(answer, outcomes=[*answer.outcomes, *outcomes])
+                if self._journal is not None and isinstance(answer, AttemptAnswered):
+                    await self._journal.prepare(answer)
         except AttemptError as error:
             answer = AttemptFailed(number, error.failure)
         except DecodeError as error:
@@ -434,8 +452,13 @@ def running_on(count: int, backend: str, billed: Billed | None) -> str:
     return f"{what} for {most_s:g} s at most each, {math.ceil(gb_s):,} GB-seconds in all"
 
 
-async def _join(tasks: Sequence[asyncio.Task[None]]) -> asyncio.CancelledError | None:
-    """Wait until all tasks have ended; a cancellation meanwhile is given back, not obeyed."""
+async def _join(
+    tasks: Sequence[asyncio.Task[None]], hurry: Callable[[], None] | None = None
+) -> asyncio.CancelledError | None:
+    """Wait until all tasks have ended; a cancellation meanwhile is given back, not obeyed.
+
+    It is told to `hurry`.
+    """
     cancelled = None
     pending = {task for task in tasks if not task.done()}
     while pending:
@@ -443,5 +466,7 @@ async def _join(tasks: Sequence[asyncio.Task[None]]) -> asyncio.CancelledError |
             _, pending = await asyncio.wait(pending)
         except asyncio.CancelledError as error:
             cancelled = error
+            if hurry is not None:
+                hurry()
             pending = {task for task in pending if not task.done()}
     return cancelled

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from fanout.backends import Backend
     from fanout.events import RunEvent
     from fanout.grouping import Estimate
-    from fanout.journal import RunJournal
+    from fanout.journal import Limits, RunJournal
     from fanout.kernel_spec import KernelSpec
     from fanout.large_objects import LargeObjects
     from fanout.options import MapOptions
@@ -57,9 +57,18 @@ class RunSetup:
         backend: Already started when a run is set up.
         objects: The executor's store.
         shows_progress: Whether progress is shown where the options don't say.
+        limits: How much journals keep, if not as usual.
     """
 
-    def __init__(self, backend: Backend, objects: LargeObjects, *, shows_progress: bool) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        objects: LargeObjects,
+        *,
+        shows_progress: bool,
+        limits: Limits | None = None,
+    ) -> None:
+        self._limits = limits
         self._backend = backend
         self._objects = objects
         self._shows_progress = shows_progress
@@ -224,6 +233,8 @@ class RunSetup:
             ),
             on_change=options.get("on_change", "refuse"),
             billed=billed,
+            limits=self._limits,
+            store=self._objects.store,
         )
 
     def _guards(self, options: MapOptions, spent_gb_s: float) -> Guards:

@@ -67,6 +67,7 @@ from fanout.events import (
     InputEnded,
     Launch,
     Offered,
+    Recalled,
     Retry,
     Ticked,
     WakeAt,
@@ -151,6 +152,7 @@ class Scheduler:
         self._stops_on_failure = stops_on_failure
 
         self._unsettled: set[int] = set()
+        self._recalling: set[int] = set()  # of these, those whose outcome is being read
         self._supply = Supply(grouping, limit=limit, total=total, least_window=least_window)
         self._backing_off: list[tuple[float, tuple[int, ...]]] = []
         self._flight = Flight(
@@ -242,6 +244,8 @@ class Scheduler:
                 self._on_answered(event, now_s)
             case Offered():
                 self._on_offered(event)
+            case Recalled():
+                self._on_recalled(event)
             case AttemptStarted(attempt=number):
                 self._on_started(number, now_s)
                 if self._timeout_s is None:
@@ -271,11 +275,21 @@ class Scheduler:
     # ---- events ----
 
     def _on_offered(self, event: Offered) -> None:
-        known = {outcome.index for outcome in event.known}
+        known = {outcome.index for outcome in event.known}.union(event.later)
         tasks = self._supply.offer(event.first, event.count, event.weights, known)
-        self._unsettled.update(tasks)
+        self._unsettled.update(tasks, event.later)
+        self._recalling.update(event.later)
         for outcome in event.known:
             self._delivery.settle(outcome)
+
+    def _on_recalled(self, event: Recalled) -> None:
+        for outcome in event.outcomes:
+            self._recalling.discard(outcome.index)
+            self._unsettled.discard(outcome.index)
+            self._delivery.settle(outcome)
+        self._recalling.difference_update(event.lost)
+        if event.lost:
+            self._supply.offer_late(event.lost)
 
     def _on_started(self, number: int, now_s: float) -> None:
         if number in self._flight and self._timeout_s is not None:
@@ -515,7 +529,8 @@ class Scheduler:
         supply.launched(self._next_attempt - 1, self._next_attempt - first, now_s)
         if not is_held:
             flight.rest()
-        if dear and not self._carried and not self._backing_off and not self.wanted:
+        is_all = not self._backing_off and not self._recalling and not self.wanted
+        if dear and not self._carried and is_all:
             self._end_for_budget()
 
     def _end_for_budget(self) -> None:

@@ -40,6 +40,7 @@ from fanout.journal.folder import Folder, clear, lock_of, read_meta, run_of
 from fanout.journal.recipe import packed_spec, spec_in
 from fanout.journal.sameness import content_digest, is_same
 from fanout.journal.schema import (
+    ADDED_LATER,
     DROP_FAILURE,
     PUT_ATTEMPT,
     PUT_CHUNK,
@@ -170,6 +171,9 @@ class RunJournal:
         is_new = not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone()
         for statement in TABLES.split(";"):
             database.execute(statement)
+        for statement in () if is_new else ADDED_LATER:
+            with contextlib.suppress(sqlite3.OperationalError):  # it is there
+                database.execute(statement)
         meta = {} if is_new else read_meta(database)
         if (
             meta
@@ -399,7 +403,9 @@ class RunJournal:
             return
         content = sealed(b"".join(value), task, digest)
         row = (task, digest, content, outcome.attempts, outcome.kernel_s)
-        self._writer.add(PUT_OUTCOME, (*row, _plain(outcome.stdout), _plain(outcome.stderr)))
+        whence = (self.session, outcome.report.attempt) if outcome.report else (None, None)
+        told = (_plain(outcome.stdout), _plain(outcome.stderr))
+        self._writer.add(PUT_OUTCOME, (*row, *told, *whence))
         if self._has_earlier:
             self._writer.add(DROP_FAILURE, (task,))
 

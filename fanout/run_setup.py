@@ -118,7 +118,9 @@ class RunSetup:
         spec = prepare(kernel, is_safe=is_safe)
         total = len(source) if isinstance(source, Sized) else None
         self._guards(options, 0.0)  # what is wrong with them shall leave no journal behind
-        journal = self._journal(options, spec, run, total, is_star=is_star, is_own=is_own)
+        # Weights may be in another unit the next time.
+        known = f"{self._backend.name} {spec.digest}" if weight is None else None
+        journal = self._journal(options, spec, run, total, known, is_star=is_star, is_own=is_own)
         try:
             guards = self._guards(options, 0.0 if journal is None else journal.spent_gb_s)
             if journal is not None:
@@ -128,8 +130,6 @@ class RunSetup:
             is_whole = weight is not None or (
                 journal is not None and isinstance(source, list | tuple | range)
             )
-            # Weights may be in another unit the next time.
-            known = f"{self._backend.name} {spec.digest}" if weight is None else None
             grouping = self._grouping(options, known)
             is_idempotent = options.get("idempotent", True)
             stops_tasks = self._backend.stops_tasks
@@ -201,6 +201,7 @@ class RunSetup:
         spec: KernelSpec,
         run: str,
         total: int | None,
+        known: str | None,
         *,
         is_star: bool,
         is_own: bool,
@@ -229,6 +230,7 @@ class RunSetup:
                     "backend": recipe_of(self._backend),
                     "store": self._objects.named,
                     "folders": [str(Path.cwd()), *filter(None, sys.path[:1])],
+                    "knew": self._knew(known),
                 },
             ),
             on_change=options.get("on_change", "refuse"),
@@ -236,6 +238,18 @@ class RunSetup:
             limits=self._limits,
             store=self._objects.store,
         )
+
+    def _knew(self, known: str | None) -> dict[str, Any]:
+        """What is known as a run begins, for those who simulate it later."""
+        billed = self._backend.billed
+        estimate = self._estimates.of(known) if known else None
+        return {
+            "limit": self._backend.limit,
+            "memory_mb": None if billed is None else round(billed.gb * 1024),
+            "timeout_s": None if billed is None else billed.timeout_s,
+            "is_weighted": known is None,
+            "unit_s": None if estimate is None else estimate.unit_s,
+        }
 
     def _guards(self, options: MapOptions, spent_gb_s: float) -> Guards:
         """What keeps an eye on attempts that are billed."""

@@ -244,7 +244,8 @@ class RunJournal:
     def _put(self, outcome: Outcome[Any], digest: bytes, content: bytes, place: str | None) -> None:
         row = (outcome.index, digest, content, outcome.attempts, outcome.kernel_s)
         texts = (plain(outcome.stdout), plain(outcome.stderr))
-        self._writer.add(PUT_OUTCOME, (*row, *texts, place))
+        whence = (self._session.number, outcome.report.attempt) if outcome.report else (None, None)
+        self._writer.add(PUT_OUTCOME, (*row, *texts, place, *whence))
         if self._session.has_earlier:
             self._writer.add(DROP_FAILURE, (outcome.index,))
 

@@ -49,6 +49,13 @@ _MEMORY: Final = 0.5
 # Groups are made anew when what is left would fill less than this part of those that were planned:
 # what comes back of slow environments goes to all of them, not in one piece.
 _VOID: Final = 0.25
+# They are also made anew when a task takes so many times what they were made by: that came from a
+# map that had other chunks, or ran elsewhere.
+_WRONG: Final = 2.0
+# What is sent a second time is cut up if it takes so many times the shortest group. Only where the
+# time of a task was thought to be far shorter than it is, it does (1000 tasks of 10 s, thought to
+# take 0.01 s: 83 s, not 384; 63 s if nothing is thought).
+_LONG: Final = 4.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,6 +146,7 @@ class Grouping:
         self._fleet = 1  # attempts in flight at once, when last told
         self._batch = 0  # groups to come that are as large as the one before
         self._batch_amount = 0.0
+        self._batch_unit_s = 0.0  # by which it was made
         if estimate is not None:
             self._answers, self._largest = 1, math.inf
             self._unit_s, self._task_bytes = estimate.unit_s, estimate.task_bytes
@@ -246,8 +254,10 @@ class Grouping:
         if not self._answers or self.is_probing:
             return 1
         planned = _VOID * self._batch * self._batch_amount
-        if self._batch <= 0 or (remaining is not None and remaining < planned):
+        is_void = remaining is not None and remaining < planned
+        if self._batch <= 0 or is_void or self._unit_s > _WRONG * self._batch_unit_s:
             self._batch, self._batch_amount = self._next_batch(remaining, fleet)
+            self._batch_unit_s = self._unit_s
         self._batch -= 1
         return max(min(self._most, self._batch_amount), 1)
 
@@ -285,6 +295,16 @@ class Grouping:
     def expected_s(self, amount: float) -> float | None:
         """How long a worker should be busy with so much; None if nothing is known."""
         return self._unit_s * amount if self._answers and not self.is_probing else None
+
+    def parts(self, amount: float) -> int:
+        """Into how many to cut what is sent a second time: it was sized when less was known.
+
+        One, unless it takes far longer than was thought.
+        """
+        least = self._amount(self._policy.least_s)
+        if self.is_fixed or amount <= max(1.0, _LONG * least):
+            return 1
+        return math.ceil(amount / least)
 
     def soft_s(self, amount: float) -> float | None:
         """After how long it should rather give back what is left; None if nothing is known."""

@@ -49,6 +49,9 @@ _MEMORY: Final = 0.5
 # Groups are made anew when what is left would fill less than this part of those that were planned:
 # what comes back of slow environments goes to all of them, not in one piece.
 _VOID: Final = 0.25
+# No client is taken to be slower than this part of what the policy assumes because of an earlier
+# run: with few environments its rate would never be measured again.
+_SLOWEST: Final = 0.1
 # They are also made anew when a task takes so many times what they were made by: that came from a
 # map that had other chunks, or ran elsewhere.
 _WRONG: Final = 2.0
@@ -126,6 +129,11 @@ class Grouping:
         policy: Bounds.
         timeout_s: What a task may take.
         estimate: What an earlier map has found.
+        launches_per_s: What the client could do then; None if that was not measured.
+
+    Attributes:
+        measured_tasks: How many tasks it has learnt from, its estimate aside.
+        measured_launches_per_s: What the client can do, if it was measured since.
     """
 
     def __init__(
@@ -134,6 +142,7 @@ class Grouping:
         *,
         timeout_s: float | None = None,
         estimate: Estimate | None = None,
+        launches_per_s: float | None = None,
     ) -> None:
         self._policy = policy
         self._timeout_s = timeout_s
@@ -142,6 +151,10 @@ class Grouping:
         self._unit_s = 0.0
         self._task_bytes = 0.0
         self._launches_per_s = policy.launches_per_s
+        if launches_per_s is not None:
+            self._launches_per_s *= min(max(launches_per_s / policy.launches_per_s, _SLOWEST), 1.0)
+        self.measured_tasks = 0
+        self.measured_launches_per_s: float | None = None
         self._wanted = 0  # the fleet, when last asked
         self._fleet = 1  # attempts in flight at once, when last told
         self._batch = 0  # groups to come that are as large as the one before
@@ -208,11 +221,13 @@ class Grouping:
         self._task_bytes += weight * (payload_bytes / tasks - self._task_bytes)
         self._largest = max(self._largest, done)
         self._answers += 1
+        self.measured_tasks += tasks
 
     def launched(self, count: int, took_s: float) -> None:
         """Learn the client's rate from so many launches in a row."""
         if took_s > 0:
             self._launches_per_s = min(count / took_s, self._policy.launches_per_s)
+            self.measured_launches_per_s = self._launches_per_s
 
     def fleet(self, amount: float | None, limit: int, *, warm: int = 0) -> int:
         """How many environments a run should use at once.

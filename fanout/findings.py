@@ -79,13 +79,13 @@ class Findings:
         self.starts = Starts(cold, warm)
         self.launches_per_s = known.launches_per_s
 
-    def key(self, spec: KernelSpec) -> str:
-        """Names a kernel."""
+    def key(self, spec: KernelSpec, kernel: object) -> str:
+        """Names a kernel, by how it travels and as the caller passed it."""
         if self._knowledge is None:
             return spec.digest
         from fanout.journal.knowledge import kernel_key
 
-        return kernel_key(spec)
+        return kernel_key(spec, kernel)
 
     def estimate(self, kernel: str) -> Estimate | None:
         """What the tasks of a kernel take."""

@@ -120,7 +120,7 @@ class RunSetup:
                 journal is not None and isinstance(source, list | tuple | range)
             )
             # Weights may be in another unit the next time.
-            known = self._findings.key(spec) if weight is None else None
+            known = self._findings.key(spec, kernel) if weight is None else None
             grouping = self._grouping(options, known)
             is_idempotent = options.get("idempotent", True)
             stops_tasks = self._backend.stops_tasks

@@ -400,9 +400,12 @@ def test_a_kernel_has_one_key_however_often_it_is_prepared_and_another_when_it_c
 
         return lambda x: x * Local.by
 
-    keys = {kernel_key(prepare(made(factor))) for factor in (1, 1, 2)}
-    assert len(keys) == 2
-    assert kernel_key(prepare(abs)) == prepare(abs).digest
+    kernels = [made(factor) for factor in (1, 1, 2)]
+    one, same, other = (kernel_key(prepare(kernel), kernel) for kernel in kernels)
+    assert one == same != other
+    spec = prepare(kernels[0])
+    assert kernel_key(spec, spec) == spec.digest != one, "of one that is resumed, there is no more"
+    assert kernel_key(prepare(abs), abs) == prepare(abs).digest
 
 
 def test_starts_that_become_slower_show_soon_and_faster_ones_do_no_harm() -> None:

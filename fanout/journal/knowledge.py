@@ -22,12 +22,9 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from fanout.codec import decode
-from fanout.errors import DecodeError
 from fanout.grouping import Estimate
 from fanout.journal.folder import clear, home
 from fanout.journal.sameness import content_digest
-from fanout.wire import Message, frame, unframe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -278,18 +275,18 @@ class Knowledge:
             _LOG.info("fanout: what is measured is not kept in %s (%s)", self.path, why)
 
 
-def kernel_key(spec: KernelSpec) -> str:
-    """Names a kernel, the same in each process as long as its code is the same."""
+def kernel_key(spec: KernelSpec, kernel: object) -> str:
+    """Names a kernel, the same in each process as long as its code is the same.
+
+    Args:
+        spec: As it travels.
+        kernel: As the caller passed it.
+    """
     code = spec.code
     size = sum(memoryview(part).nbytes for part in (code.body, *code.buffers))
-    if size > _MOST_CODE_BYTES or _PICKLE not in bytes(code.body):
+    if kernel is spec or size > _MOST_CODE_BYTES or _PICKLE not in bytes(code.body):
         return spec.digest
-    try:  # in memory of its own, or what is decoded could be written to
-        own = memoryview(bytearray(b"".join(frame(Message({}, code)))))
-        value = decode(unframe(own).payload, is_safe=False)
-    except DecodeError:
-        return spec.digest
-    digest = content_digest((spec.target, spec.source, value), spec.local_modules)
+    digest = content_digest((spec.target, spec.source, kernel), spec.local_modules)
     return spec.digest if digest is None else digest.hex()
 
 

@@ -36,6 +36,7 @@ bench: $(VENV)/.test $(STANDS)/.installed
 	$(BIN)/python tests/bench/data_path.py
 	$(BIN)/python tests/bench/throttle.py
 	$(BIN)/python tests/bench/like.py --quick
+	$(BIN)/python tests/bench/knowledge.py
 	$(BIN)/python tests/bench/policies.py --quick
 	$(BIN)/python tests/bench/scheduler_cost.py
 

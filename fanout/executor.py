@@ -84,6 +84,7 @@ class Executor:
         """Open the backend."""
         await sharing.start(self._backend)
         try:
+            await self._setup.start()
             await self._objects.start()
         except BaseException:
             await sharing.close(self._backend)
@@ -100,8 +101,10 @@ class Executor:
         """Close the backend, unless another executor has it; leaves no process behind."""
         self._is_open = False
         try:
-            await self._setup.aclose()
-            await sharing.close(self._backend)
+            try:
+                await self._setup.aclose()
+            finally:
+                await sharing.close(self._backend)
         finally:
             await self._objects.aclose()
 

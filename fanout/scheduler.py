@@ -81,7 +81,7 @@ from fanout.tasks import Outcome
 from fanout.throttle import PATIENCE_S
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from random import Random
 
     from fanout.capacity import Seat
@@ -341,13 +341,16 @@ class Scheduler:
     def _send_left(self, tasks: Sequence[int], now_s: float) -> None:
         """Send again what a worker left; at the end of the run over all that is idle and warm.
 
-        A new environment would begin when these have ended.
+        A new environment would begin when these have ended. But if they take far longer than was
+        thought when they were sent, it is not the end of the run yet.
         """
-        if self._supply.waiting or not self._supply.has_ended:
-            self._supply.put_back(tasks)
+        supply = self._supply
+        pieces = max(1, min(self._flight.idle(now_s, self._limit), _PIECES))
+        is_long = self._grouping.parts(supply.weight_of(tasks) / pieces) > 1
+        if supply.waiting or not supply.has_ended or is_long:
+            supply.put_back(tasks)
         else:
-            idle = self._flight.idle(now_s, self._limit)
-            self._supply.put_back_cut(tasks, max(1, min(idle, _PIECES)))
+            supply.put_back_cut(tasks, pieces)
 
     def _on_task_failed(self, outcome: Outcome[Any], now_s: float) -> None:
         failure = outcome.failure or Failure(kind=FailureKind.KERNEL_RAISED, error=outcome.error)
@@ -580,7 +583,7 @@ class Scheduler:
             est_gb_s=(expected_s or 0.0) * self._gb,
         )
         for number, pieces in silent:
-            for piece in pieces:
+            for piece in self._parts(pieces):
                 if len(self._carried) >= self._limit:
                     return
                 if not self._flight.admits(now_s):
@@ -588,6 +591,12 @@ class Scheduler:
                     return
                 if not self._launch_one(piece, now_s, covers=number):
                     return
+
+    def _parts(self, pieces: Sequence[Sequence[int]]) -> Iterator[Sequence[int]]:
+        """The pieces of a cover, cut up where they take far longer than was thought."""
+        for piece in pieces:
+            count = min(len(piece), self._grouping.parts(self._supply.weight_of(piece)))
+            yield from (piece[start::count] for start in range(count))
 
     def _settle_or_wake(self, now_s: float) -> None:
         if self.is_finished:

@@ -9,7 +9,7 @@ from fanout import Executor
 from fanout.errors import JournalError
 from fanout.fitting import fit
 from fanout.journal.past import past_run
-from tests.journal_checks import change, only, rows, run
+from tests.journal_checks import change, only, run
 
 
 def double(chunk: int) -> int:
@@ -66,25 +66,6 @@ def test_what_is_not_as_it_was_or_beyond_the_input_is_left_out() -> None:
     change("UPDATE chunks SET digest = x'00' WHERE task = 1")
     _, past = past_run(only().path)
     assert [task.task for task in past.tasks] == [0, 2, 3, 4]
-
-
-def test_a_journal_without_the_newer_columns_is_read_and_gains_them() -> None:
-    run(double, range(4))
-    for column in ("session", "attempt"):
-        change(f"ALTER TABLE outcomes DROP COLUMN {column}")
-    change("UPDATE meta SET value = '{}' WHERE key = 'recipe'")
-    _, past = past_run(only().path)
-    assert [(task.session, task.attempt) for task in past.tasks] == [(None, None)] * 4
-    assert (len(past.attempts), past.limit) == (4, None)
-    run(double, range(6))
-    assert rows("SELECT session FROM outcomes ORDER BY task") == [*[(None,)] * 4, (1,), (1,)]
-
-
-def test_the_memory_of_an_older_journal_is_in_the_name_of_its_backend() -> None:
-    run(double, range(2))
-    change("""UPDATE meta SET value = '"lambda, f in us-east-1, 1,769 MB"' WHERE key = 'backend'""")
-    _, past = past_run(only().path)
-    assert (past.is_local, past.memory_mb) == (False, 1769)
 
 
 @pytest.mark.parametrize(

@@ -164,7 +164,10 @@ def write(
         database.executemany(PUT_CHUNK, [(task.task, b"", None) for task in past.tasks])
         database.executemany(
             PUT_OUTCOME,
-            [(t.task, b"", b"", 1, t.kernel_s, "", "", t.session, t.attempt) for t in past.tasks],
+            [
+                (t.task, b"", b"", 1, t.kernel_s, "", "", None, t.session, t.attempt)
+                for t in past.tasks
+            ],
         )
         database.executemany(PUT_ATTEMPT, past.attempts)
         database.commit()

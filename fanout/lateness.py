@@ -144,6 +144,12 @@ class Lateness:
             hung_s = math.inf
         return min(max(limits.late * unit_s, _SOONEST_S), hung_s), hung_s
 
+    def usual_s(self, live: Live) -> float | None:
+        """How long it should take: what was expected, or less if that was far too much."""
+        if not live.expected_s:
+            return None
+        return live.expected_s * min(1.0, self._limits[True].median)
+
     def ended(
         self, live: Live, wall_s: float, *, run_s: float | None, is_cold: bool | None
     ) -> None:

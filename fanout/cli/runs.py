@@ -70,7 +70,7 @@ def command(runs: tuple[str, ...], as_json: bool, prune: bool) -> None:
 
 
 def _table(records: list[RunRecord]) -> list[str]:
-    rows = [("run", "name", "state", "tasks", "failed", "GB-s", "began", "kernel")]
+    rows = [("run", "name", "state", "tasks", "failed", "GB-s at most", "began", "kernel")]
     for record in records:
         total = "?" if record.total is None else f"{record.total:,}"
         rows.append(

@@ -62,7 +62,7 @@ LAYERS = [
     {"stores.s3_parts"},
     {"stores.directory", "stores.s3", "stores.run_objects"},
     {"stores"},
-    {"intake", "stored_input"},
+    {"intake", "stored_input", "interrupts"},
     {"journal.schema", "journal.writer", "journal.sameness"},
     {"journal.folder"},
     {"journal.recipe"},

@@ -38,6 +38,7 @@ from fanout.events import (
     WakeAt,
 )
 from fanout.intake import Intake
+from fanout.interrupts import Hold
 from fanout.remote_errors import describe_chunk
 from fanout.reply import read
 from fanout.request import build
@@ -156,6 +157,7 @@ class Engine:
         self._finished = asyncio.Event()
         self._error: BaseException | None = None
         self.ended_by: BaseException | None = None
+        self._hold = Hold(of_loop=True)
 
     # ---- for the executor ----
 
@@ -186,9 +188,16 @@ class Engine:
             self._tell_end(error)
             raise
         self._intake.start()
+        self._hold.begin()  # a second Ctrl-C, while what the first one cancelled is cleaning up
         return self
 
     async def __aexit__(self, _: object, error: BaseException | None, __: object) -> None:
+        try:
+            await self._close(error)
+        finally:
+            self._hold.end()
+
+    async def _close(self, error: BaseException | None) -> None:
         pulling = self._intake.stop()
         is_cut_short = not self._scheduler.is_finished or self._error is not None
         self._feed(Cancelled())

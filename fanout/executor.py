@@ -15,6 +15,7 @@ from fanout import config
 from fanout.backends import sharing
 from fanout.backends.chosen import chosen
 from fanout.errors import BudgetExceededError, UsageError
+from fanout.interrupts import Hold
 from fanout.large_objects import LargeObjects
 from fanout.outcomes import Arrivals, Meter, OutcomeStream, Run
 from fanout.retry import RetryPolicy
@@ -100,13 +101,14 @@ class Executor:
     ) -> None:
         """Close the backend, unless another executor has it; leaves no process behind."""
         self._is_open = False
-        try:
+        with Hold(of_loop=True):
             try:
-                await self._setup.aclose()
+                try:
+                    await self._setup.aclose()
+                finally:
+                    await sharing.close(self._backend)
             finally:
-                await sharing.close(self._backend)
-        finally:
-            await self._objects.aclose()
+                await self._objects.aclose()
 
     async def put(self, value: object) -> Any:
         """Put a large object where every worker can have it, once; use the `Ref` in chunks.

@@ -63,7 +63,7 @@ LAYERS = [
     {"stores.s3_parts"},
     {"stores.directory", "stores.s3", "stores.run_objects"},
     {"stores"},
-    {"intake", "stored_input"},
+    {"intake", "stored_input", "interrupts"},
     {"journal.schema", "journal.writer", "journal.sameness", "journal.about", "journal.room"},
     {"journal.folder", "journal.values", "journal.spending", "journal.facts"},
     {"journal.recipe", "journal.past", "journal.knowledge"},

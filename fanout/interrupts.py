@@ -90,7 +90,8 @@ class _Guard:
     def _restore(self) -> None:
         current: object = signal.getsignal(signal.SIGINT)
         if current is self:  # else somebody has set another one by now
-            signal.signal(signal.SIGINT, self._usual)
+            is_over = _is_of_runner(self._usual) and not _is_in_runner()
+            signal.signal(signal.SIGINT, signal.default_int_handler if is_over else self._usual)
 
 
 _GUARD: Final = _Guard()
@@ -152,6 +153,17 @@ def _switched(*, is_open: bool) -> contextlib.AbstractContextManager[None]:
 
 def _is_main() -> bool:
     return threading.current_thread() is threading.main_thread()
+
+
+def _is_in_runner() -> bool:
+    """Whether `asyncio.run` still runs its main task, and does not clean up after it already.
+
+    Then it has put Python's handler back, or would have, if its own had been in place.
+    """
+    frame = sys._getframe()
+    while frame is not None and frame.f_code is not asyncio.Runner.run.__code__:
+        frame = frame.f_back  # type: ignore[assignment]  # None at the bottom
+    return frame is not None
 
 
 def _is_of_runner(handler: Any) -> bool:

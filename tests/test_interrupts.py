@@ -31,7 +31,7 @@ from tests.emulator_checks import ROOT, is_running
 from tests.fakes import FakeBackend, Fate, always, square
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 pytestmark = pytest.mark.skipif(not hasattr(pexpect, "spawn"), reason="needs pseudo-terminals")
@@ -148,6 +148,16 @@ def test_handlers_of_the_program_are_left_alone() -> None:
     finally:
         signal.signal(signal.SIGINT, before)
     assert came == [True, True]
+
+
+def test_an_input_that_raises_what_ctrl_c_does_leaves_the_usual_handler() -> None:
+    def chunks() -> Iterator[int]:
+        yield 1
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(fanout.map(square, chunks(), backend=FakeBackend(1), progress=False))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_run_in_another_thread_does_not_touch_what_holds_in_the_main_one() -> None:

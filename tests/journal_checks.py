@@ -8,7 +8,6 @@ import sqlite3
 from typing import TYPE_CHECKING, Any
 
 from fanout import Executor
-from fanout.budget import Billed
 from fanout.journal import Folder, Limits
 from fanout.run_setup import RunSetup
 from tests.fakes import FakeBackend, Fate, always
@@ -23,14 +22,6 @@ if TYPE_CHECKING:
 def backend(**options: Any) -> FakeBackend:
     """One that takes no time."""
     return FakeBackend(2, **{"plan": always(Fate(task_s=0.0)), **options})
-
-
-class BilledBackend(FakeBackend):
-    """One that costs money."""
-
-    @property
-    def billed(self) -> Billed:  # type: ignore[override]  # this one costs something
-        return Billed(gb=1.0, timeout_s=60.0)
 
 
 def limited(limits: Limits, where: Any = None, store: Any = None) -> Executor:

@@ -23,8 +23,8 @@ from fanout import Executor, RetryPolicy
 from fanout.errors import JournalError, RunChangedError, UsageError
 from fanout.journal import Folder, Limits
 from fanout.journal.sameness import content_digest, is_same
-from tests.fakes import FakeBackend
-from tests.journal_checks import BilledBackend, backend, only, rows, run
+from tests.fakes import BilledBackend, FakeBackend
+from tests.journal_checks import backend, only, rows, run
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

@@ -18,16 +18,19 @@ import pytest
 import fanout
 from fanout import Executor
 from fanout.errors import BudgetExceededError, StoreError
+from fanout.events import AttemptAnswered
 from fanout.journal import Folder, Limits, folder
 from fanout.stores import DirectoryStore
 from tests.emulator_checks import ROOT
-from tests.fakes import End, FakeBackend, Fate, always
-from tests.journal_checks import BilledBackend, change, limited, only, rows, run
+from tests.fakes import BilledBackend, End, FakeBackend, Fate, always
+from tests.journal_checks import change, limited, only, rows, run
 from tests.virtual_time import others
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+    from fanout.events import RunEvent
 
 CALLS: list[Any] = []  # workers of the fake backend run in this process
 LARGE = 1000  # numbers, 8,000 bytes
@@ -258,26 +261,35 @@ def test_what_a_killed_client_was_writing_is_removed() -> None:
 # ---- on the way there ----
 
 
-async def mapped(store: Any, chunks: Any, limits: Limits = SMALL) -> Any:
+async def mapped(store: Any, chunks: Any, limits: Limits = SMALL, **options: Any) -> Any:
     async with limited(limits, store=store) as ex:
-        return await ex.map(numbers, chunks, name="s", group=1)
+        return await ex.map(numbers, chunks, name="s", group=1, **options)
+
+
+async def mapped_while_closed(store: Gate, chunks: Any, limits: Limits) -> Any:
+    """Nothing is stored before all results have come."""
+    came = 0
+
+    def note(event: RunEvent) -> None:
+        nonlocal came
+        came += isinstance(event, AttemptAnswered)
+
+    store.opened.clear()
+    task = asyncio.ensure_future(mapped(store, chunks, limits, on_event=note))
+    while came < len(chunks):
+        await asyncio.sleep(0.01)
+    for _ in range(20):
+        await asyncio.sleep(0.01)
+    assert not task.done()
+    assert store.now == store.most
+    store.opened.set()
+    return await task
 
 
 def test_few_are_stored_at_a_time_and_the_end_waits_for_them(tmp_path: Path) -> None:
     store = Gate(tmp_path / "store")
-
-    async def whole() -> None:
-        store.opened.clear()
-        task = asyncio.ensure_future(mapped(store, range(9), Limits(value_bytes=4000, at_once=2)))
-        while len(CALLS) < 9:
-            await asyncio.sleep(0.01)
-        for _ in range(20):
-            await asyncio.sleep(0.01)
-        assert (task.done(), store.now) == (False, 2)
-        store.opened.set()
-        assert same(await task, range(9))
-
-    asyncio.run(whole())
+    limits = Limits(value_bytes=4000, at_once=2)
+    assert same(asyncio.run(mapped_while_closed(store, range(9), limits)), range(9))
     assert store.most == 2
     assert rows("SELECT count(*) FROM outcomes") == [(9,)]
 
@@ -287,16 +299,7 @@ def test_what_comes_faster_than_it_is_stored_is_not_kept_which_is_told_once(
 ) -> None:
     store = Gate(tmp_path / "store")
     limits = Limits(value_bytes=4000, waiting_bytes=30_000)  # three, with what is beside numbers
-
-    async def whole() -> None:
-        store.opened.clear()
-        task = asyncio.ensure_future(mapped(store, range(9), limits))
-        while len(CALLS) < 9:
-            await asyncio.sleep(0.01)
-        store.opened.set()
-        assert same(await task, range(9))
-
-    asyncio.run(whole())
+    assert same(asyncio.run(mapped_while_closed(store, range(9), limits)), range(9))
     assert rows("SELECT count(*) FROM outcomes") == [(3,)]
     assert told.text.count("not all of its results above 4,000 bytes are kept") == 1
     assert "they come faster than they can be stored, and 30,000 bytes may wait" in told.text

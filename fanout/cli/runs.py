@@ -70,6 +70,7 @@ def command(runs: tuple[str, ...], as_json: bool, prune: bool) -> None:
 
 
 def _table(records: list[RunRecord]) -> list[str]:
+    """Lines of what is known; without what is known of none."""
     rows = [("run", "name", "state", "tasks", "failed", "GB-s at most", "began", "kernel")]
     for record in records:
         total = "?" if record.total is None else f"{record.total:,}"
@@ -85,6 +86,6 @@ def _table(records: list[RunRecord]) -> list[str]:
                 record.kernel,
             )
         )
-    widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-            for row in rows]  # fmt: skip
+    columns = [column for column in zip(*rows, strict=True) if any(column[1:])]
+    padded = [[cell.ljust(max(map(len, column))) for cell in column] for column in columns]
+    return ["  ".join(row).rstrip() for row in zip(*padded, strict=True)]

@@ -3,6 +3,7 @@
     FanoutError
     ├── UsageError                the call itself is wrong: change the call
     │   ├── KernelNotUsableError  this kernel can't travel to a worker
+    │   ├── PriceMissingError     a price isn't known for the region
     │   └── RunChangedError       a named run has another kernel or input than before
     ├── CodecError
     │   ├── EncodeError           a value can't be sent
@@ -69,6 +70,23 @@ class KernelNotUsableError(UsageError):
     def __init__(self, kernel: str, why: str, hint: str) -> None:
         super().__init__(f"kernel {kernel} {why}: {hint}")
         self.kernel = kernel
+
+
+class PriceMissingError(UsageError):
+    """What something costs in a region is not known; another region's price never stands in.
+
+    Attributes:
+        region: The region.
+        item: What has no price, for example "nat.hour".
+    """
+
+    def __init__(self, region: str, item: str) -> None:
+        super().__init__(
+            f"what {item} costs in {region} is not known: `fanout cost prices refresh --region "
+            f"{region}` reads it from AWS's public price list, without an account"
+        )
+        self.region = region
+        self.item = item
 
 
 class RunChangedError(UsageError):

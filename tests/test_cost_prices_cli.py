@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import re
+import shlex
 import signal
 import subprocess
 import sys
 from decimal import Decimal
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pexpect
 import pytest
@@ -22,9 +24,7 @@ from fanout.cost.items import ITEMS
 from tests import cost_price_list as offers
 from tests.cost_price_list import flat, lambda_with, one, put, serving
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
+ROOT = Path(__file__).parent.parent
 LAMBDA_FILE = "AWSLambda/current/eu-west-1/index.json"
 TODAY = dt.datetime.now(dt.UTC).date()
 
@@ -172,6 +172,15 @@ def test_the_users_price_is_shown_where_it_is_newer() -> None:
     keep("us-east-1", dt.date(2020, 1, 1), nat__hour="0.05")
     told = json.loads(prices("show", "--json").stdout)["prices"]
     assert told["nat.hour"]["tiers"] == [{"from_units": "0", "usd": "0.045"}]
+
+
+def test_the_document_shows_what_is_printed() -> None:
+    text = (ROOT / "docs" / "cost.md").read_text(encoding="utf-8")
+    (block,) = re.findall(
+        r"^```console\n\$ (fanout cost prices show .*?)^```$", text, re.MULTILINE | re.DOTALL
+    )
+    command, shown = block.split("\n", 1)
+    assert prices(*shlex.split(command)[3:]).stdout == shown
 
 
 # ---- refresh ----

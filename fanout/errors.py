@@ -3,6 +3,7 @@
     FanoutError
     ├── UsageError                the call itself is wrong: change the call
     │   ├── KernelNotUsableError  this kernel can't travel to a worker
+    │   ├── PriceMissingError     a price isn't known for the region
     │   └── RunChangedError       a named run has another kernel or input than before
     ├── CodecError
     │   ├── EncodeError           a value can't be sent
@@ -18,6 +19,7 @@
     ├── StoreError                an object can't be put into the store, or had from it
     ├── BudgetExceededError       the run may not cost any more; .run has what was done
     ├── JournalError              what is kept of a run can't be read
+    ├── PriceListError            AWS's price list can't be had or read
     ├── KernelLoadError           a worker can't load the kernel: no task can run
     ├── ProtocolError             client and worker don't speak the same version
     └── BackendError              the backend can't run anything at all
@@ -69,6 +71,23 @@ class KernelNotUsableError(UsageError):
     def __init__(self, kernel: str, why: str, hint: str) -> None:
         super().__init__(f"kernel {kernel} {why}: {hint}")
         self.kernel = kernel
+
+
+class PriceMissingError(UsageError):
+    """What something costs in a region is not known; another region's price never stands in.
+
+    Attributes:
+        region: The region.
+        item: What has no price, for example "nat.hour".
+    """
+
+    def __init__(self, region: str, item: str) -> None:
+        super().__init__(
+            f"what {item} costs in {region} is not known: `fanout cost prices refresh --region "
+            f"{region}` reads it from AWS's public price list, without an account"
+        )
+        self.region = region
+        self.item = item
 
 
 class RunChangedError(UsageError):
@@ -264,6 +283,10 @@ class BudgetExceededError(FanoutError):
 
 class JournalError(FanoutError):
     """What is kept of a run can't be read; the message says what to do."""
+
+
+class PriceListError(FanoutError):
+    """AWS's price list can't be had or read; prices stay as they are."""
 
 
 class KernelLoadError(FanoutError):

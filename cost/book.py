@@ -223,9 +223,16 @@ def unknown_region(region: str, known: Iterable[str]) -> UsageError:
             f"no price book for region {region}: {have}; `fanout cost prices refresh --region "
             f"{region}` makes one from AWS's public price list, without an account"
         )
-    near = difflib.get_close_matches(region, {*AWS_REGIONS, *known}, n=_NEAR, cutoff=0.6)
-    hint = f"did you mean {' or '.join(near)}? " if near else ""
-    return UsageError(f"no region {region!r} is known: {hint}{have[0].upper()}{have[1:]}")
+    hint = near_regions(region).removeprefix(": ")
+    return UsageError(f"no region {region!r} is known: {hint}{' ' if hint else ''}{have}")
+
+
+def near_regions(region: str) -> str:
+    """The regions that may have been meant, as the end of a message; "" if this is one."""
+    if region in AWS_REGIONS:
+        return ""
+    near = difflib.get_close_matches(region, AWS_REGIONS, n=_NEAR, cutoff=0.6)
+    return f": did you mean {' or '.join(near)}?" if near else ""
 
 
 def old_text(region: str, old: Iterable[OldPrices]) -> str:

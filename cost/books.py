@@ -138,19 +138,27 @@ def user_book(region: str) -> PriceBook | None:
 
 
 def keep(book: PriceBook) -> Path:
-    """Write the user's book of a region; whoever reads it meanwhile sees the old or the new one."""
+    """Write the user's book of a region; whoever reads it meanwhile sees the old or the new one.
+
+    Raises:
+        UsageError: It can't be written.
+    """
     path = path_of(book.region)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", text=False)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text_of_book(book))
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text_of_book(book))
+                file.flush()
+                os.fsync(file.fileno())
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        msg = f"your price book {path} can't be written: {error.strerror}; FANOUT_HOME moves it"
+        raise UsageError(msg) from error
     return path
 
 

@@ -62,14 +62,21 @@ _OF_EACH_ARCHITECTURE: Final = {
     "fargate.gb_hour": Item("GB-hour", "AmazonECS", "memory of Fargate tasks, Linux"),
 }
 
-ITEMS: Final[Mapping[str, Item]] = {
-    **{
+
+def _of_each(service: str) -> dict[str, Item]:
+    return {
         f"{name}.{arch}": Item(item.unit, item.offer, f"{item.what}, {arch}")
         for name, item in _OF_EACH_ARCHITECTURE.items()
         for arch in ARCHITECTURES
-    },
+        if name.startswith(f"{service}.")
+    }
+
+
+ITEMS: Final[Mapping[str, Item]] = {
+    **_of_each("lambda"),
     "lambda.ephemeral_gb_s": Item("GB-second", "AWSLambda", "disk of functions above 512 MB"),
     "lambda.streamed_gb": Item("GB", "AWSLambda", "streamed responses above 6 MB each"),
+    **_of_each("fargate"),
     "fargate.ephemeral_gb_hour": Item("GB-hour", "AmazonECS", "disk of Fargate tasks above 20 GB"),
     "s3.put": Item("request", "AmazonS3", "PUT, COPY, POST; Standard"),
     "s3.list": Item("request", "AmazonS3", "LIST; priced as PUT"),

@@ -19,6 +19,7 @@
     ├── StoreError                an object can't be put into the store, or had from it
     ├── BudgetExceededError       the run may not cost any more; .run has what was done
     ├── JournalError              what is kept of a run can't be read
+    ├── PriceListError            AWS's price list can't be had or read
     ├── KernelLoadError           a worker can't load the kernel: no task can run
     ├── ProtocolError             client and worker don't speak the same version
     └── BackendError              the backend can't run anything at all
@@ -282,6 +283,10 @@ class BudgetExceededError(FanoutError):
 
 class JournalError(FanoutError):
     """What is kept of a run can't be read; the message says what to do."""
+
+
+class PriceListError(FanoutError):
+    """AWS's price list can't be had or read; prices stay as they are."""
 
 
 class KernelLoadError(FanoutError):

@@ -84,7 +84,7 @@ LAYERS = [
     {"emulator.api"},
     {"emulator.service"},
     {"emulator"},
-    {"cli", "cli.completion", "cli.emulate", "cli.mandelbrot", "cli.map"}
+    {"cli", "cli.completion", "cli.cost", "cli.emulate", "cli.mandelbrot", "cli.map"}
     | {"cli.resume", "cli.runs", "cli.simulate"},
     {"__main__"},
 ]
@@ -93,6 +93,28 @@ UPWARDS = {("run_setup", "progress")}
 PURE = set().union(*LAYERS[:17]) | {"printing", "failure_report"}
 # Asking a clock, a generator or the system is not pure; neither is an event loop.
 IMPURE = {"asyncio", "anyio", "random", "secrets", "socket", "subprocess", "threading", "time"}
+
+# `fanout.cost`, from the bottom up: its pure part knows nothing of fanout but the errors.
+COST_PURE = [
+    {"money", "items"},
+    {"book"},
+    {"book_file"},
+    {"price_list.rows", "price_list.ec2"},
+    {"price_list.csv_file", "price_list.json_file", "price_list.matching"},
+    {"price_list"},
+    {"renewal"},
+    {"verify"},
+]
+COST_SHELL = [
+    {"books", "download", "query"},
+    {"refresh"},
+    {"commands", "commands.options"},
+    {"commands.prices", "commands.prices_refresh", "commands.prices_show"}
+    | {"commands.prices_verify"},
+    {"__main__"},
+]
+# What the shell takes of the rest of fanout: the user's folder, a client of AWS, the command line.
+COST_TAKES = {"errors", "_version", "journal.folder", "aws", "cli", "cli.cost"}
 
 
 def modules() -> dict[str, Path]:
@@ -173,6 +195,40 @@ def test_kernels_import_numpy_and_numba_only() -> None:
     for path in (ROOT / "kernels").glob("*.py"):
         roots = {name.split(".")[0] for name in imports(path, for_types=False)}
         assert roots <= allowed, path
+
+
+def cost_modules() -> dict[str, Path]:
+    found = {}
+    for path in sorted((ROOT / "cost").rglob("*.py")):
+        parts = path.relative_to(ROOT / "cost").with_suffix("").parts
+        if name := ".".join(parts[:-1] if parts[-1] == "__init__" else parts):
+            found[name] = path
+    return found
+
+
+def test_every_module_of_cost_has_a_layer() -> None:
+    assert set(cost_modules()) == set().union(*COST_PURE, *COST_SHELL)
+
+
+@pytest.mark.parametrize("module", sorted(cost_modules()))
+def test_cost_imports_point_down_and_its_pure_part_does_nothing(module: str) -> None:
+    layers = [*COST_PURE, *COST_SHELL]
+    level = next(level for level, names in enumerate(layers) if module in names)
+    names = imports(cost_modules()[module], for_types=False)
+    for name in names:
+        target = name.removeprefix("fanout.cost.")
+        if target != name and target in cost_modules():
+            above = [other for other in layers[level + 1 :] if target in other]
+            assert not above, f"{module} imports {target}, which is above it"
+    others = {
+        other
+        for name in names
+        for other in [name.removeprefix("fanout.")]
+        if other != name and other in modules()
+    }
+    is_pure = any(module in layer for layer in COST_PURE)
+    assert others <= ({"errors"} if is_pure else COST_TAKES)
+    assert not is_pure or not {name.split(".")[0] for name in names} & IMPURE
 
 
 def test_import_fanout_loads_nothing_of_it() -> None:

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 
 from fanout._version import __version__
-from fanout.errors import FanoutError, UsageError
+from fanout.errors import FanoutError, PriceListError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Mapping
     from types import FrameType
 
 T = TypeVar("T")
@@ -27,6 +27,7 @@ F = TypeVar("F", bound="Callable[..., Any]")
 
 _COMMANDS = {
     "completion": "fanout.cli.completion",
+    "cost": "fanout.cli.cost",
     "emulate": "fanout.cli.emulate",
     "map": "fanout.cli.map",
     "mandelbrot": "fanout.cli.mandelbrot",
@@ -48,25 +49,34 @@ class Command(click.Command):
         format_help(self, ctx, formatter, self.examples)
 
 
-class _Commands(click.Group):
-    """Imports a command when it is asked for."""
+class Commands(click.Group):
+    """Imports a command when it is asked for.
+
+    Args:
+        *args: As click has them.
+        modules: The module of each command, which has it as `command`.
+        examples: What its help leads with.
+        **kwargs: As click has them.
+    """
+
+    def __init__(
+        self, *args: Any, modules: Mapping[str, str], examples: str = "", **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.modules = modules
+        self.examples = examples
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted(_COMMANDS)
+        return sorted(self.modules)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _COMMANDS:
+        if cmd_name not in self.modules:
             return None
-        command: click.Command = importlib.import_module(_COMMANDS[cmd_name]).command
+        command: click.Command = importlib.import_module(self.modules[cmd_name]).command
         return command
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        examples = (
-            "fanout mandelbrot --size 2000 --out mandelbrot.png\n"
-            "fanout map mymodule:kernel --chunks chunks.jsonl --out results.jsonl\n"
-            "fanout emulate -- fanout mandelbrot --size 2000"
-        )
-        format_help(self, ctx, formatter, examples)
+        format_help(self, ctx, formatter, self.examples)
 
 
 def format_help(
@@ -82,7 +92,16 @@ def format_help(
     command.format_options(ctx, formatter)
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=Commands,
+    modules=_COMMANDS,
+    examples=(
+        "fanout mandelbrot --size 2000 --out mandelbrot.png\n"
+        "fanout map mymodule:kernel --chunks chunks.jsonl --out results.jsonl\n"
+        "fanout emulate -- fanout mandelbrot --size 2000"
+    ),
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(__version__, prog_name="fanout")
 def cli() -> None:
     """Run a kernel on every chunk of your input: on all cores of this machine, or on AWS Lambda.
@@ -151,10 +170,10 @@ def _leave(_number: int, _frame: FrameType | None) -> None:
     os._exit(130)
 
 
-def main() -> NoReturn:
-    """Run the command line."""
+def main(command: click.Command = cli, prog_name: str = "fanout") -> NoReturn:
+    """Run the command line, or one of its commands."""
     try:
-        code = cli.main(prog_name="fanout", standalone_mode=False)
+        code = command.main(prog_name=prog_name, standalone_mode=False)
     except click.exceptions.Abort:
         code = _interrupted()
     except KeyboardInterrupt:
@@ -162,7 +181,7 @@ def main() -> NoReturn:
     except click.ClickException as error:
         error.show()
         code = 2
-    except UsageError as error:
+    except (UsageError, PriceListError) as error:
         say(str(error))
         code = 2
     except FanoutError as error:

@@ -1,0 +1,28 @@
+"""`fanout cost`: what a run costs. `python -m fanout.cost` is the same."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import click
+
+from fanout.cli import Commands
+
+# Each command of the group is a module with a `command`.
+MODULES: Final = {
+    "prices": "fanout.cost.commands.prices",
+}
+
+
+@click.group(
+    cls=Commands,
+    modules=MODULES,
+    short_help="Tell what a run costs.",
+    examples=(
+        "fanout cost prices show --region eu-west-1\n"
+        "fanout cost prices refresh --region eu-west-1 --services lambda,s3,logs"
+    ),
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+def command() -> None:
+    """Tell what a run costs, by the price book of a region."""

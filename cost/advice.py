@@ -29,15 +29,23 @@ _SURE: Final = 1.2816
 _LITTLE: Final = 0.02  # what differs by less is called the same
 _CLOSE_TO_TIMEOUT: Final = 0.5
 _MANY_TIMES: Final = 1.5
+# An environment is kept for some minutes after its last invocation: five, about.
+_WARM_RUNS: Final = HOURS_PER_MONTH * 12
 
 
 def front(predictions: Sequence[Prediction]) -> list[Prediction]:
-    """Those than which none is both faster and cheaper, the fastest first."""
+    """Those than which none is both faster and cheaper, the fastest first.
+
+    By the medians; what is cheaper and less than 2 % slower counts as as fast.
+    """
     found: list[Prediction] = []
     possible = [one for one in predictions if one.is_possible]
     for one in sorted(possible, key=lambda one: (one.makespan_s.median, one.usd.median)):
-        if not found or one.usd.median < found[-1].usd.median:
-            found.append(one)
+        if found and one.usd.median >= found[-1].usd.median:
+            continue
+        while found and one.makespan_s.median <= found[-1].makespan_s.median * (1 + _LITTLE):
+            found.pop()
+        found.append(one)
     return found
 
 
@@ -184,9 +192,15 @@ def break_even_text(even: BreakEven) -> str:
     band = ""
     if even.low < even.runs_per_month * (1 - _LITTLE):
         band = f" ({rate_band(even.low, even.runs_per_month, even.high)})"
+    warm = ""
+    if even.runs_per_month > _WARM_RUNS:
+        warm = (
+            " Each run is taken to begin with cold environments; that often, they stay warm, and "
+            "Lambda costs less than this."
+        )
     return (
         f"Lambda costs less below {rate(even.runs_per_month)}{band}; above, one {type_name} kept "
-        f"on ({kept} a month) does: it is busy {percent(even.utilisation)} of the time then."
+        f"on ({kept} a month) does: it is busy {percent(even.utilisation)} of the time then.{warm}"
     )
 
 

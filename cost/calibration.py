@@ -41,7 +41,7 @@ def measured(clock: Callable[[], float] = time.thread_time) -> Calibration:
         cores=cores,
         speed=here_from(_hashes_s(clock), alone),
         all_busy=min(1.0, busy / alone),
-        memory_mb=_memory_mb(),
+        memory_mb=memory_mb(),
         float_rate=alone,
     )
 
@@ -88,7 +88,8 @@ def _float_rates(cores: int, clock: Callable[[], float]) -> tuple[float, float]:
     return alone, sum(rates) / cores
 
 
-def _memory_mb() -> int | None:
+def memory_mb() -> int | None:
+    """Memory of this machine, MB; None where the system does not tell."""
     with contextlib.suppress(ValueError, OSError, AttributeError):  # not on every system
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // _MIB
     return None

@@ -103,9 +103,7 @@ def on_lambda(
         )
         for number, luck in enumerate(lucks(workload, setting, speed, RUNS))
     ]
-    return _priced(
-        place, what, workload, setting, found, _mean(workload, factor) + extra_s, speed
-    )
+    return _priced(place, what, workload, setting, found, _mean(workload, factor) + extra_s, speed)
 
 
 def _mean(workload: Workload, factor: float) -> float:
@@ -123,12 +121,10 @@ def _why_not(
     longest_s = times.mean_s * factor + extra_s
     too_long = times.share_above((most_s - extra_s) / factor) * workload.tasks
     if longest_s > most_s:
-        return f"a task would take {longest_s:,.0f} s there, it is ended after {most_s:,.0f} s"
+        return f"a task takes {longest_s:,.0f} s, Lambda ends it after {most_s:,.0f} s"
     if too_long >= 0.5:  # noqa: PLR2004
-        return (
-            f"{max(1, round(too_long)):,} of {workload.tasks:,} tasks would take longer than "
-            f"{most_s:,.0f} s there, and be ended"
-        )
+        some = f"{max(1, round(too_long)):,} of {workload.tasks:,} tasks"
+        return f"{some} take more than {most_s:,.0f} s, and are ended"
     return ""
 
 

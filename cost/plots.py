@@ -7,11 +7,12 @@ more, for print.
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from fanout.cost.advice import best_function
+from fanout.cost.advice import best_function, front
 from fanout.cost.break_even import break_even, kept_on, usd_per_month
 from fanout.cost.tables import kind_of, thinned
 from fanout.cost.wording import duration, rate
@@ -25,16 +26,25 @@ if TYPE_CHECKING:
 
 _FORMATS: Final = (".png", ".svg", ".pdf")
 # Okabe and Ito, "Color universal design", 2008.
-_BLACK, _ORANGE, _SKY, _GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
-_BLUE, _VERMILLION, _PURPLE = "#0072B2", "#D55E00", "#CC79A7"
+_BLACK, _SKY, _GREEN = "#000000", "#56B4E9", "#009E73"
+_BLUE, _VERMILLION = "#0072B2", "#D55E00"
 _KINDS: Final = {
     "lambda": ("Lambda", _VERMILLION, "o"),
     "ec2": ("EC2, on demand", _BLUE, "s"),
     "spot": ("EC2, spot", _SKY, "^"),
     "fargate": ("Fargate", _GREEN, "D"),
 }
-_MOST_LABELS: Final = 9
+_MOST_LABELS: Final = 6
+# Where the axis of time has labels, seconds, as many of them as fit.
+_TIMES_S: Final = (
+    *(0.01, 0.1, 1, 3, 10, 30, 60, 120, 300, 600, 1200, 3600, 7200, 5 * 3600, 12 * 3600),
+    *(86_400 * days for days in (1, 3, 10, 30, 100, 365.25)),
+    *(86_400 * 365.25 * 10**power for power in range(1, 12)),
+)
+_MARKER_PX: Final = 4
+_WHITE: Final = {"facecolor": "white", "edgecolor": "none", "pad": 1.0, "alpha": 0.85}
 _POINTS: Final = 60
+_STEPS: Final = 8
 _REMEDY: Final = "pictures need matplotlib: pip install 'fanout-lambda[plot]'"
 
 
@@ -67,7 +77,7 @@ def draw(estimate: Estimate, path: Path) -> None:
         function = best_function(estimate.predictions)
         machine = kept_on(estimate.predictions, estimate.setting)
         is_both = function is not None and machine is not None
-        figure = Figure(figsize=(10.2 if is_both else 5.6, 4.6), layout="constrained")
+        figure = Figure(figsize=(10.2 if is_both else 5.6, 4.8), layout="constrained")
         canvas = FigureCanvasAgg(figure)
         axes = figure.subplots(1, 2 if is_both else 1, squeeze=False)[0]
         _time_and_money(axes[0], estimate)
@@ -107,30 +117,67 @@ def _time_and_money(axes: Any, estimate: Estimate) -> None:
         label="none is faster and cheaper",
         zorder=2,
     )
-    for one in estimate.predictions:
-        if kind_of(one) == "local" and one.is_possible:
-            axes.axvline(one.makespan_s.median, color=_BLACK, linestyle=":", linewidth=1)
-            axes.annotate(
-                f"{one.what}: no cost",
-                (one.makespan_s.median, 0.98),
-                xycoords=("data", "axes fraction"),
-                xytext=(-4, 0),
-                textcoords="offset points",
-                rotation=90,
-                ha="right",
-                va="top",
-            )
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.xaxis.set_major_formatter(lambda value, _: duration(value))
-    axes.xaxis.set_minor_formatter("")
-    axes.yaxis.set_major_formatter(lambda value, _: _usd(value))
-    axes.margins(x=0.12, y=0.16)
+    axes.margins(x=0.1, y=0.12)
+    for one in estimate.predictions:
+        if kind_of(one) == "local" and one.is_possible:
+            _mark_here(axes, one)
+    low, high = axes.get_xlim()
+    inside = [one for one in _TIMES_S if low <= one <= high]
+    step = -(-len(inside) // 7)
+    axes.set_xticks(inside[::step], [duration(one) for one in inside[::step]])
+    axes.set_xticks([], minor=True)
+    _money_ticks(axes)
     axes.set_xlabel("time of a run")
     axes.set_ylabel("cost of a run")
     axes.set_title("Time and money")
     axes.grid(which="major", linewidth=0.3, alpha=0.6)
-    axes.legend(loc="lower left", frameon=True, framealpha=0.9, edgecolor="none", fontsize=7.5)
+    _legend(axes, columns=3)
+
+
+def _mark_here(axes: Any, one: Prediction) -> None:
+    """A line where this machine gets done; it costs nothing, which no logarithm shows."""
+    at = one.makespan_s.median
+    low, high = axes.get_xlim()
+    axes.set_xlim(min(low, at / 1.3), max(high, at * 1.3))
+    low, high = axes.get_xlim()
+    is_right = math.log(at / low) > math.log(high / low) / 2
+    axes.axvline(at, color=_BLACK, linestyle=":", linewidth=1)
+    axes.annotate(
+        f"{one.what}: no cost",
+        (at, 0.985),
+        xycoords=("data", "axes fraction"),
+        xytext=(-4 if is_right else 4, 0),
+        textcoords="offset points",
+        ha="right" if is_right else "left",
+        va="top",
+        fontsize=7.5,
+        bbox=_WHITE,
+    )
+
+
+def _money_ticks(axes: Any) -> None:
+    """Labels at 1, 2 and 5 of each power of ten, at powers only if these are many."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    low, high = axes.get_ylim()
+    few = math.log10(high / low) < 3  # noqa: PLR2004
+    axes.yaxis.set_major_locator(LogLocator(10, subs=(1.0, 2.0, 5.0) if few else (1.0,)))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(lambda value, _: _usd(value))
+
+
+def _legend(axes: Any, columns: int) -> None:
+    axes.legend(
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.13),
+        ncols=columns,
+        frameon=False,
+        fontsize=7.5,
+        columnspacing=1.2,
+        handletextpad=0.5,
+    )
 
 
 def _paid_front(estimate: Estimate) -> list[Prediction]:
@@ -139,19 +186,29 @@ def _paid_front(estimate: Estimate) -> list[Prediction]:
 
 def _label_front(renderer: Any, axes: Any, estimate: Estimate) -> None:
     """Names for points of the front, each where it covers nothing; left out where it would."""
-    legend = axes.get_legend()
-    taken = [legend.get_window_extent(renderer)] if legend else []
-    taken += [text.get_window_extent(renderer) for text in axes.texts]
+    taken = [text.get_window_extent(renderer) for text in axes.texts]
     inside = axes.get_window_extent(renderer)
-    points = [
-        axes.transData.transform((one.makespan_s.median, float(one.usd.median)))
-        for one in estimate.predictions
-        if one.is_possible and one.usd.median > 0
-    ]
-    for one in thinned(_paid_front(estimate), _MOST_LABELS):
+    priced = [one for one in estimate.predictions if one.is_possible and one.usd.median > 0]
+    line = _paid_front(estimate)
+    places = [(one.makespan_s.median, float(one.usd.median)) for one in priced]
+    places += _along([(one.makespan_s.median, float(one.usd.median)) for one in line])
+    points = axes.transData.transform(places)
+    on_demand = front([one for one in estimate.predictions if kind_of(one) == "ec2"])
+    for one in [*thinned(line, _MOST_LABELS), *on_demand[-1:]]:
         text = _placed(axes, one, renderer, taken, points, inside)
         if text is not None:
             taken.append(text.get_window_extent(renderer))
+
+
+def _along(corners: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Points on the steps between these, so that labels don't cover them."""
+    found = []
+    for (time_s, usd), (next_s, next_usd) in itertools.pairwise(corners):
+        for step in range(_STEPS):
+            share = step / _STEPS
+            found.append((time_s * (next_s / time_s) ** share, usd))
+            found.append((next_s, usd * (next_usd / usd) ** share))
+    return found
 
 
 def _placed(
@@ -159,44 +216,50 @@ def _placed(
     one: Prediction,
     renderer: Any,
     taken: Sequence[Any],
-    points: Sequence[Any],
+    points: Any,
     inside: Any,
 ) -> Any:
     at = (one.makespan_s.median, float(one.usd.median))
-    best, least = None, math.inf
-    for distance in (10, 22, 36, 52):
+    text = axes.annotate(
+        one.what,
+        at,
+        xytext=(0, 0),
+        textcoords="offset points",
+        fontsize=7,
+        arrowprops={"arrowstyle": "-", "linewidth": 0.4, "color": _BLACK},
+    )
+    size = text.get_window_extent(renderer)
+    per_point = axes.figure.dpi / 72
+    best, least = (0.0, 0.0), math.inf
+    for distance in (9, 18, 28, 40):
         for angle in (225, 205, 245, 190, 260, 180, 270, 45, 20, 70, 90, 0, 135, 315):
             right, up = (math.cos(math.radians(angle)), math.sin(math.radians(angle)))
-            text = axes.annotate(
-                one.what,
-                at,
-                xytext=(right * distance, up * distance),
-                textcoords="offset points",
-                ha="right" if right < -0.3 else "left" if right > 0.3 else "center",  # noqa: PLR2004
-                va="top" if up < -0.3 else "bottom" if up > 0.3 else "center",  # noqa: PLR2004
-                fontsize=7,
-                arrowprops={"arrowstyle": "-", "linewidth": 0.4, "color": _BLACK},
+            # To the side where it goes, its edge is there; straight up or down, its middle.
+            shift = (
+                right * distance - (size.width / per_point) * _edge(right),
+                up * distance - (size.height / per_point) * _edge(up),
             )
-            box = text.get_window_extent(renderer)
-            hidden = sum(box.contains(*point) for point in points)
+            box = size.translated(shift[0] * per_point, shift[1] * per_point)
+            low, high = box.min - _MARKER_PX, box.max + _MARKER_PX
+            hidden = int(((points > low) & (points < high)).all(axis=1).sum())
             overlaps = sum(box.overlaps(other) for other in taken)
             outside = not (inside.contains(*box.min) and inside.contains(*box.max))
-            cost = 100 * overlaps + 100 * outside + 3 * hidden + distance / 20
+            cost = 100 * (overlaps + outside) + 2 * hidden + distance / 4
             if cost < least:
-                if best is not None:
-                    best.remove()
-                best, least = text, cost
-            else:
-                text.remove()
-    if least >= 100 and best is not None:  # noqa: PLR2004
-        best.remove()
+                best, least = shift, cost
+    if least >= 100:  # noqa: PLR2004
+        text.remove()
         return None
-    return best
+    text.set_position(best)
+    return text
 
 
-def _cost_by_runs(
-    axes: Any, estimate: Estimate, function: Prediction, machine: Prediction
-) -> None:
+def _edge(way: float) -> float:
+    """Which part of a label is at its place: its start, its middle or its end."""
+    return 1.0 if way < -0.3 else 0.0 if way > 0.3 else 0.5  # noqa: PLR2004
+
+
+def _cost_by_runs(axes: Any, estimate: Estimate, function: Prediction, machine: Prediction) -> None:
     setting = estimate.setting
     even = break_even(function, machine, estimate.workload, setting)
     middle = even.runs_per_month if even.is_reached else even.most_runs
@@ -235,13 +298,14 @@ def _cost_by_runs(
     _mark_even(axes, even.runs_per_month, kept, is_reached=even.is_reached)
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.yaxis.set_major_formatter(lambda value, _: _usd(value))
     axes.set_xlim(low, high)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}")
+    _money_ticks(axes)
     axes.set_xlabel("runs a month")
     axes.set_ylabel("cost of a month")
     axes.set_title("How often it is run")
     axes.grid(which="major", linewidth=0.3, alpha=0.6)
-    axes.legend(loc="upper left", frameon=True, framealpha=0.9, edgecolor="none", fontsize=7.5)
+    _legend(axes, columns=1)
 
 
 def _mark_even(axes: Any, count: float, kept: float, *, is_reached: bool) -> None:
@@ -252,10 +316,11 @@ def _mark_even(axes: Any, count: float, kept: float, *, is_reached: bool) -> Non
     axes.annotate(
         f"break-even:\n{rate(count)}",
         (count, kept),
-        xytext=(8, -10),
+        xytext=(-7, 7),
         textcoords="offset points",
-        ha="left",
-        va="top",
+        ha="right",
+        va="bottom",
+        bbox=_WHITE,
     )
 
 

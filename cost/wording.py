@@ -10,6 +10,7 @@ from typing import Final
 HOURS_PER_MONTH: Final = 730.0
 DAYS_PER_MONTH: Final = HOURS_PER_MONTH / 24
 
+_FEW: Final = 10  # of a unit, which are told with their parts
 _MINUTE, _HOUR, _DAY, _YEAR = 60.0, 3600.0, 86_400.0, 365.25 * 86_400.0
 
 
@@ -17,12 +18,15 @@ def duration(seconds: float) -> str:
     """As in "0.42 s", "34 s", "1 min 40 s", "3 h 20 min", "4.2 days", "380 years"."""
     if seconds < _MINUTE * 2:
         return f"{digits(seconds)} s"
-    if seconds < _HOUR:
-        whole, rest = divmod(round(seconds), 60)
-        return f"{whole} min" + (f" {rest} s" if rest and whole < 10 else "")  # noqa: PLR2004
-    if seconds < _DAY * 2:
-        whole, rest = divmod(round(seconds / _MINUTE), 60)
-        return f"{whole} h" + (f" {rest} min" if rest and whole < 10 else "")  # noqa: PLR2004
+    for below, unit_s, name, part_s, part in (
+        (_HOUR, _MINUTE, "min", 1.0, "s"),
+        (_DAY * 2, _HOUR, "h", _MINUTE, "min"),
+    ):
+        if seconds < below - part_s / 2:
+            if seconds >= _FEW * unit_s:
+                return f"{round(seconds / unit_s)} {name}"
+            whole, rest = divmod(round(seconds / part_s), round(unit_s / part_s))
+            return f"{whole} {name}" + (f" {rest} {part}" if rest else "")
     if seconds < _YEAR * 2:
         return f"{digits(seconds / _DAY)} days"
     return f"{digits(seconds / _YEAR)} years"

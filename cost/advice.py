@@ -87,10 +87,10 @@ def advice(
     function = best_function(predictions)
     machine = kept_on(predictions, setting)
     if function:
-        said += _on_lambda(function, workload, setting, predictions)
+        said += _on_lambda(function, setting, predictions)
     else:
         said += _not_on_lambda(predictions)
-    said += _machines(function, predictions, setting)
+    said += _machines(function, predictions)
     if function and machine:
         even = break_even(function, machine, workload, setting)
         said.append(break_even_text(even))
@@ -121,7 +121,7 @@ def _here(predictions: Sequence[Prediction]) -> list[str]:
 
 
 def _on_lambda(
-    function: Prediction, workload: Workload, setting: Setting, predictions: Sequence[Prediction]
+    function: Prediction, setting: Setting, predictions: Sequence[Prediction]
 ) -> list[str]:
     said = [
         f"On Lambda it takes {_band(function.makespan_s)} for {_usd_band(function)}, with "
@@ -153,9 +153,7 @@ def _not_on_lambda(predictions: Sequence[Prediction]) -> list[str]:
     ]
 
 
-def _machines(
-    function: Prediction | None, predictions: Sequence[Prediction], setting: Setting
-) -> list[str]:
+def _machines(function: Prediction | None, predictions: Sequence[Prediction]) -> list[str]:
     """The cheapest machine that is started for each run, if it is worth it."""
     machines = [
         one
@@ -247,7 +245,7 @@ def _chunks(function: Prediction, workload: Workload, setting: Setting) -> list[
             f"No more than {workload.tasks:,} of {quota:,} environments are used: with smaller "
             "chunks it would be done sooner."
         )
-    elif workload.tasks > 4 * quota and function.task_s * workload.tasks / quota > 60:  # noqa: PLR2004
+    elif workload.tasks > 4 * quota and function.task_s * workload.tasks / quota > 60:
         said.append(
             f"The quota of {quota:,} is what limits it: each environment does "
             f"{some(round(workload.tasks / quota), 'task')}; AWS raises it on request."

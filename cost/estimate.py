@@ -17,7 +17,7 @@ from fanout.cost.wording import digits, duration, rate
 from fanout.cost.workload import Basis
 
 if TYPE_CHECKING:
-    import datetime
+    import datetime as dt
     from collections.abc import Callable, Sequence
     from random import Random
 
@@ -138,7 +138,7 @@ def inputs_of(workload: Workload, setting: Setting, found: Sequence[Prediction])
                 else "--task-memory",
             )
         )
-    told += _speeds(setting, found)
+    told += _speeds(found)
     kinds = {type(one.place) for one in found if one.is_possible}
     if LambdaFunction in kinds:
         told.append(_FLEET)
@@ -173,7 +173,7 @@ def inputs_of(workload: Workload, setting: Setting, found: Sequence[Prediction])
     return told
 
 
-def _speeds(setting: Setting, found: Sequence[Prediction]) -> list[Input]:
+def _speeds(found: Sequence[Prediction]) -> list[Input]:
     """The speed of each kind of processor that is compared, over that of the core of the times."""
     told: dict[str, Input] = {}
     for one in found:
@@ -206,7 +206,7 @@ def _speeds(setting: Setting, found: Sequence[Prediction]) -> list[Input]:
     return list(told.values())
 
 
-def price_dates(estimate: Estimate) -> list[tuple[str, datetime.date]]:
+def price_dates(estimate: Estimate) -> list[tuple[str, dt.date]]:
     """When the prices that were used were published, the oldest first; by item."""
     book = estimate.setting.book
     names = {item.name for one in estimate.predictions for item in one.items}

@@ -11,7 +11,7 @@ growth and tasks; then what is left of the work is added at the rate of what was
 starts aside: by then, all environments are there and busy.
 
 Assumed: environments differ by 5 %, 1 in 200 is 1.5 to 2.5 times as slow (published: the 99th
-percentile of CPU-bound invocations is 1.02 to 1.14 times the mean, cebert 2025; the slowest of 1,000
+percentile of CPU-bound invocations is 1.02 to 1.14 times the mean, cebert 2025; the slowest of 1000
 was 1.07 times the median, in Lithops' own traces of 2022); 1 invocation in 1,000 dies; an
 invocation takes 50 ms besides its tasks; a new environment takes 1.8 s in the middle (1.0 to 1.9 s
 for an image with numpy and pandas, fourTheorem 2023), which is billed. None is warm at the start.
@@ -122,7 +122,7 @@ def _why_not(
     too_long = times.share_above((most_s - extra_s) / factor) * workload.tasks
     if longest_s > most_s:
         return f"a task takes {longest_s:,.0f} s, Lambda ends it after {most_s:,.0f} s"
-    if too_long >= 0.5:  # noqa: PLR2004
+    if too_long >= 0.5:
         some = f"{max(1, round(too_long)):,} of {workload.tasks:,} tasks"
         return f"{some} take more than {most_s:,.0f} s, and are ended"
     return ""

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeAlias, cast
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from fanout.cost.machines import MB_PER_VCPU, MOST_MB, check_memory
 from fanout.errors import UsageError
@@ -120,7 +120,7 @@ def place_of(text: str, book: PriceBook) -> Place:
                 instance = book.instance(name)
                 count = _count(rest)
                 return Instances(type=instance.name, count=count, is_spot=kind == "ec2-spot")
-            case "fargate", [vcpus, memory, *rest] if len(rest) <= 2:  # noqa: PLR2004
+            case "fargate", [vcpus, memory, *rest] if len(rest) <= 2:
                 return _fargate(_whole(vcpus), _whole(memory), rest)
     except ValueError as error:
         raise UsageError(f"{text!r} is no place: {error}; give {_FORMS}") from error
@@ -147,7 +147,7 @@ def _arch(rest: Sequence[str]) -> Architecture:
     if arch not in ARCHITECTURES:
         msg = f"architecture {arch!r} is neither x86_64 nor arm64"
         raise ValueError(msg)
-    return cast("Architecture", arch)
+    return "arm64" if arch == "arm64" else "x86_64"
 
 
 def _fargate(vcpus: int, memory_gb: int, rest: Sequence[str]) -> FargateTasks:
@@ -228,7 +228,7 @@ def _current(workload: Workload, book: PriceBook, arches: Sequence[str]) -> list
 
 
 def _counts(workload: Workload, vcpus: int, seconds: float) -> list[int]:
-    """How many machines of so many vCPUs: 1, 2, 4, …"""
+    """How many machines of so many vCPUs to look at: powers of two."""
     slots = max(1, vcpus // workload.threads)
     found = [1]
     while True:

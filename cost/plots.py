@@ -12,6 +12,8 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+
 from fanout.cost.advice import best_function, front
 from fanout.cost.break_even import break_even, kept_on, usd_per_month
 from fanout.cost.tables import kind_of, thinned
@@ -20,6 +22,8 @@ from fanout.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from numpy.typing import NDArray
 
     from fanout.cost.estimate import Estimate
     from fanout.cost.prediction import Prediction
@@ -72,13 +76,18 @@ def draw(estimate: Estimate, path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    style = {"font.size": 8.5, "axes.titlesize": 9.5, "svg.fonttype": "none", "savefig.dpi": 200}
+    style: Any = {
+        "font.size": 8.5,
+        "axes.titlesize": 9.5,
+        "svg.fonttype": "none",
+        "savefig.dpi": 200,
+    }
     with mpl.rc_context(style):
         function = best_function(estimate.predictions)
         machine = kept_on(estimate.predictions, estimate.setting)
         is_both = function is not None and machine is not None
         figure = Figure(figsize=(10.2 if is_both else 5.6, 4.8), layout="constrained")
-        canvas = FigureCanvasAgg(figure)
+        canvas: Any = FigureCanvasAgg(figure)
         axes = figure.subplots(1, 2 if is_both else 1, squeeze=False)[0]
         _time_and_money(axes[0], estimate)
         if function is not None and machine is not None:
@@ -162,7 +171,7 @@ def _money_ticks(axes: Any) -> None:
     from matplotlib.ticker import LogLocator, NullLocator
 
     low, high = axes.get_ylim()
-    few = math.log10(high / low) < 3  # noqa: PLR2004
+    few = math.log10(high / low) < 3
     axes.yaxis.set_major_locator(LogLocator(10, subs=(1.0, 2.0, 5.0) if few else (1.0,)))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(lambda value, _: _usd(value))
@@ -194,10 +203,13 @@ def _label_front(renderer: Any, axes: Any, estimate: Estimate) -> None:
     places += _along([(one.makespan_s.median, float(one.usd.median)) for one in line])
     points = axes.transData.transform(places)
     on_demand = front([one for one in estimate.predictions if kind_of(one) == "ec2"])
-    for one in [*thinned(line, _MOST_LABELS), *on_demand[-1:]]:
+    named = thinned(line, _MOST_LABELS)
+    for one in [*named[:1], *named[:0:-1], *on_demand[-1:]]:
         text = _placed(axes, one, renderer, taken, points, inside)
         if text is not None:
             taken.append(text.get_window_extent(renderer))
+            at = axes.transData.transform((one.makespan_s.median, float(one.usd.median)))
+            points = np.vstack([points, _leader(at, taken[-1])])
 
 
 def _along(corners: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -230,6 +242,7 @@ def _placed(
     )
     size = text.get_window_extent(renderer)
     per_point = axes.figure.dpi / 72
+    start = axes.transData.transform(at)
     best, least = (0.0, 0.0), math.inf
     for distance in (9, 18, 28, 40):
         for angle in (225, 205, 245, 190, 260, 180, 270, 45, 20, 70, 90, 0, 135, 315):
@@ -244,19 +257,28 @@ def _placed(
             hidden = int(((points > low) & (points < high)).all(axis=1).sum())
             overlaps = sum(box.overlaps(other) for other in taken)
             outside = not (inside.contains(*box.min) and inside.contains(*box.max))
-            cost = 100 * (overlaps + outside) + 2 * hidden + distance / 4
+            crossed = sum(
+                other.contains(*point) for other in taken for point in _leader(start, box)
+            )
+            cost = 100 * (overlaps + outside) + 2 * hidden + 4 * crossed + distance / 4
             if cost < least:
                 best, least = shift, cost
-    if least >= 100:  # noqa: PLR2004
+    if least >= 100:
         text.remove()
         return None
     text.set_position(best)
     return text
 
 
+def _leader(start: NDArray[np.float64], box: Any) -> NDArray[np.float64]:
+    """Points on the line from a marker to the nearest edge of its label."""
+    end = np.clip(start, box.min, box.max)
+    return np.array([start + (end - start) * step / _STEPS for step in range(1, _STEPS)])
+
+
 def _edge(way: float) -> float:
     """Which part of a label is at its place: its start, its middle or its end."""
-    return 1.0 if way < -0.3 else 0.0 if way > 0.3 else 0.5  # noqa: PLR2004
+    return 1.0 if way < -0.3 else 0.0 if way > 0.3 else 0.5
 
 
 def _cost_by_runs(axes: Any, estimate: Estimate, function: Prediction, machine: Prediction) -> None:

@@ -101,7 +101,7 @@ class Setting:
             raise UsageError(f"concurrency={self.concurrency!r} must be 1 to 1,000,000")
         if not 0 <= self.spot_discount < 1:
             raise UsageError(f"a discount of {self.spot_discount} must be a share, 0 to below 1")
-        if not 0 <= self.interruptions_per_h <= 60:  # noqa: PLR2004
+        if not 0 <= self.interruptions_per_h <= 60:
             msg = f"{self.interruptions_per_h!r} interruptions an hour must be 0 to 60"
             raise UsageError(msg)
         if not 0 < self.uplink_mbit < math.inf:

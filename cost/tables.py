@@ -17,7 +17,7 @@ from fanout.cost.places import FargateTasks, Instances, LambdaFunction, Local
 from fanout.cost.wording import digits, duration, rate, some
 
 if TYPE_CHECKING:
-    import datetime
+    import datetime as dt
     from collections.abc import Callable, Sequence
     from decimal import Decimal
 
@@ -65,7 +65,7 @@ def thinned(ordered: Sequence[Prediction], most: int) -> list[Prediction]:
     return [ordered[round(number * last / (most - 1))] for number in range(most)]
 
 
-def lines_of(estimate: Estimate, today: datetime.date, *, is_all: bool) -> list[str]:
+def lines_of(estimate: Estimate, today: dt.date, *, is_all: bool) -> list[str]:
     """All of an estimate."""
     shown = rows_of(estimate, is_all=is_all)
     return [
@@ -138,7 +138,7 @@ def _usd(value: Decimal) -> str:
     for size, letter in _LARGE:
         if value >= size:
             return f"${digits(float(value) / size)}{letter}"
-    return f"${value:,.0f}" if value >= 1000 else usd_text(value)  # noqa: PLR2004
+    return f"${value:,.0f}" if value >= 1000 else usd_text(value)
 
 
 def _usd_band(band: Band[Decimal]) -> str:
@@ -155,7 +155,7 @@ def inputs(estimate: Estimate, shown: Sequence[Prediction]) -> list[str]:
     return lines
 
 
-def prices(estimate: Estimate, today: datetime.date) -> str:
+def prices(estimate: Estimate, today: dt.date) -> str:
     """How old the prices are that were used."""
     dated = price_dates(estimate)
     region = estimate.setting.book.region
@@ -183,7 +183,7 @@ def _wrapped(text: str, first: str = "") -> list[str]:
     )
 
 
-def as_json(estimate: Estimate, today: datetime.date) -> dict[str, Any]:
+def as_json(estimate: Estimate, today: dt.date) -> dict[str, Any]:
     """All of an estimate; money as text, since it is exact."""
     work, setting = estimate.workload, estimate.setting
     best = set(map(id, estimate.front))

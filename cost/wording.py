@@ -34,7 +34,7 @@ def duration(seconds: float) -> str:
 
 def digits(value: float) -> str:
     """Two digits, or all before the point."""
-    if value >= 10:  # noqa: PLR2004
+    if value >= 10:
         return f"{value:,.0f}"
     return f"{value:.1f}" if value >= 1 else f"{value:.2g}"
 
@@ -71,7 +71,7 @@ def _unit_of(runs_per_month: float) -> tuple[str, float]:
 
 def percent(share: float) -> str:
     """As in "46 %"."""
-    return f"{share * 100:.0f} %" if share >= 0.01 else f"{share * 100:.1g} %"  # noqa: PLR2004
+    return f"{share * 100:.0f} %" if share >= 0.01 else f"{share * 100:.1g} %"
 
 
 def some(count: int, what: str) -> str:

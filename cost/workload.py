@@ -88,7 +88,7 @@ class TaskTimes:
         if not self.probes:
             return 0.0
         free = self.probes - 1
-        wider = math.sqrt(free / (free - 2)) if free > 2 else 2.0  # noqa: PLR2004
+        wider = math.sqrt(free / (free - 2)) if free > 2 else 2.0
         return self.variation * wider / math.sqrt(self.probes)
 
     def share_above(self, seconds: float) -> float:
@@ -102,7 +102,7 @@ class TaskTimes:
 
     def drawn_sigmas(self, rng: np.random.Generator, draws: int) -> NDArray[np.float64]:
         """What the spread may be, shape (draws,)."""
-        if self.probes < 2 or self.sigma == 0:  # noqa: PLR2004
+        if self.probes < 2 or self.sigma == 0:
             return np.full(draws, self.sigma)
         free = self.probes - 1
         return np.minimum(self.sigma * np.sqrt(free / rng.chisquare(free, draws)), _MOST_SPREAD)

@@ -1,4 +1,4 @@
-"""`fanout cost breakeven`: from how many runs on a machine that is kept on costs less than Lambda."""
+"""`fanout cost breakeven`: when a machine that is kept on costs less than Lambda."""
 
 from __future__ import annotations
 
@@ -150,12 +150,14 @@ def _by_work(
             memory_mb=memory_mb,
             arch=instance.arch if arch is None else "arm64" if arch == "arm64" else "x86_64",
         )
-        places = (function, Instances(type=name))
-        both = [predicted(place, workload, setting, new_rng) for place in places]
-        for one in both:
+        here, there = (
+            predicted(place, workload, setting, new_rng)
+            for place in (function, Instances(type=name))
+        )
+        for one in (here, there):
             if not one.is_possible:
                 raise UsageError(f"{one.what}: not possible, {one.why_not}")
-        found.append(break_even(*both, workload, setting))
+        found.append(break_even(here, there, workload, setting))
     if as_json:
         click.echo(json.dumps({"region": book.region, "types": [*map(_told, found)]}, indent=2))
         return

@@ -23,7 +23,7 @@ from fanout.errors import UsageError
     examples=(
         "fanout cost estimate --tasks 1000 --seconds 12\n"
         "fanout cost estimate --kernel mymodule:simulate --chunks chunks.jsonl --runs 2/day\n"
-        "fanout cost estimate --tasks 1000 --seconds 12 --spread 0.5 --memory 1769,3538 --arch arm64\n"
+        "fanout cost estimate --tasks 1000 --seconds 12 --memory 1769,3538 --arch arm64\n"
         "fanout cost estimate --tasks 1e6 --seconds 0.2 --types c8g.4xlarge,c7i.4xlarge --all\n"
         "fanout cost estimate --tasks 1000 --seconds 12 --plot cost.png --json > cost.json"
     ),

@@ -306,9 +306,8 @@ def runs_of(text: str) -> float:
     """Runs in a month of 730 hours, of "30/month" or "2/day"."""
     found = _RUNS.fullmatch(text.strip())
     if found is None or float(found[1]) <= 0:
-        raise UsageError(
-            f"--runs {text!r} must be a number above 0 and a unit, as 30/month: {', '.join(_PER_MONTH)}"
-        )
+        units = ", ".join(_PER_MONTH)
+        raise UsageError(f"--runs {text!r} must be a number above 0 and a unit, as 2/day: {units}")
     return float(found[1]) * _PER_MONTH[found[2] or "month"]
 
 

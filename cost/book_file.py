@@ -121,7 +121,8 @@ def flat_price(usd: Decimal, unit: str, source: str, published: dt.date) -> Pric
 
 def text_of_book(book: PriceBook) -> str:
     """The file of a book."""
-    every = [*book.prices.values(), *(one.usd_per_hour for one in book.instances.values())]
+    every = [book.prices[item] for item in ITEMS if item in book.prices]
+    every += [book.instances[name].usd_per_hour for name in sorted(book.instances)]
     sources: dict[tuple[str, dt.date], str] = {}
     for price in every:
         sources.setdefault((price.source, price.published), str(len(sources) + 1))

@@ -99,7 +99,7 @@ def on_lambda(
             factor * luck,
             extra_s,
             fleet,
-            new_rng(setting.seed + number),
+            new_rng(setting.seed * RUNS + number),
         )
         for number, luck in enumerate(lucks(workload, setting, speed, RUNS))
     ]

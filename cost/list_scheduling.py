@@ -1,8 +1,9 @@
 """When cores get done that take the next task whenever they are free: list scheduling.
 
-Pure. Three ways, by how many tasks there are for how many cores:
+Pure. Several ways, by how many tasks there are for how many cores:
 
 - *one each*: no more tasks than cores.
+- *rounds*: all tasks take the same, so that who does how many can be counted.
 - *exact*: each task goes to the core that is free first. Up to some thousand tasks.
 - *in the long run*: with many tasks per core, all cores work until the list is empty, and then each
   has left what a task has left at a random time: long tasks are more likely to be met, and at any
@@ -28,8 +29,12 @@ _MOST_TASKS: Final = 3000
 # Tasks per core from which "in the long run" holds if they differ little; the more they differ, the
 # more it takes. Tests compare it with the exact way.
 _LONG_RUN: Final = 8.0
+# And they must differ enough for cores to have lost step: this is the variance of when a core takes
+# its last task, over the square of a task's time.
+_OUT_OF_STEP: Final = 0.1
 # Of the cores, at least so many must stand for all.
 _LEAST_CORES: Final = 16
+_ROUNDING: Final = 1e-9  # of floats, in tasks
 
 
 def finish_times(
@@ -48,14 +53,22 @@ def finish_times(
     draws, cores = ready_s.shape
     if tasks <= cores:
         return _one_each(tasks, means_s, sigmas, ready_s, rng)
+    if not sigmas.any():
+        return _in_rounds(tasks, means_s, ready_s)
     part = -(-tasks // _MOST_TASKS)
-    enough = _LONG_RUN * cores * np.exp(min(np.median(sigmas), 1.5) ** 2)
-    if tasks >= enough or (part > 1 and cores // part < _LEAST_CORES):
+    if _is_long_run(tasks, cores, sigmas) or (part > 1 and cores // part < _LEAST_CORES):
         return _in_the_long_run(tasks, means_s, sigmas, ready_s, rng)
     some = np.sort(ready_s, axis=1)[:, part // 2 :: part] if part > 1 else ready_s
-    times = _times(means_s, sigmas, (draws, tasks * some.shape[1] // cores), rng)
+    count = some.shape[1]
+    times = _times(means_s, sigmas, (draws, max(1, tasks * count // cores)), rng)
     ends = np.array([_exactly(one, ready) for one, ready in zip(times, some, strict=True)])
-    return np.repeat(ends, part, axis=1)[:, :cores] if part > 1 else ends
+    return ends[:, np.arange(cores) * count // cores] if part > 1 else ends
+
+
+def _is_long_run(tasks: int, cores: int, sigmas: Floats) -> bool:
+    variance = min(float(np.median(sigmas)), 1.5) ** 2
+    each = tasks / cores
+    return each >= _LONG_RUN * np.exp(variance) and each * variance >= _OUT_OF_STEP
 
 
 def mean_age_s(mean_s: float, sigma: float) -> float:
@@ -106,11 +119,7 @@ def _in_the_long_run(
     draws, cores = ready_s.shape
     spread = np.sqrt(np.expm1(sigmas**2) * tasks) * means_s
     sums = np.maximum(tasks * means_s + spread * rng.standard_normal(draws), means_s)
-    # As water fills a vessel: the time until which cores that are ready by then do it all.
-    ready = np.sort(ready_s, axis=1)
-    filled = (sums[:, None] + np.cumsum(ready, axis=1)) / np.arange(1, cores + 1)
-    after = np.concatenate([ready[:, 1:], np.full((draws, 1), np.inf)], axis=1)
-    level = filled[np.arange(draws), np.argmax(filled <= after, axis=1)][:, None]
+    level = _level(sums, ready_s)
     # Met at a random time, a task's length is weighted by itself, which shifts the logarithm.
     met = np.exp(sigmas[:, None] ** 2) * _times(means_s, sigmas, (draws, cores), rng)
     left = met * rng.random((draws, cores))
@@ -119,3 +128,31 @@ def _in_the_long_run(
     mean_left = np.where(works, left, 0.0).sum(axis=1, keepdims=True) / count
     ends: Floats = np.where(works, np.maximum(ready_s, level - mean_left + left), level)
     return np.where(works, ends, np.minimum(ready_s, ends.max(axis=1, keepdims=True)))
+
+
+def _in_rounds(tasks: int, means_s: Floats, ready_s: Floats) -> Floats:
+    """All tasks of a draw take the same: each core does as many as fit, some one more."""
+    each = means_s[:, None]
+    level = _level(tasks * means_s, ready_s)
+    counts = np.floor(np.maximum(0.0, level - ready_s) / each + _ROUNDING)
+    free = ready_s + counts * each
+    left = tasks - counts.sum(axis=1, keepdims=True)
+    rank = np.argsort(np.argsort(free, axis=1, kind="stable"), axis=1, kind="stable")
+    ends = np.where(rank < left, free + each, free)
+    works = ends > ready_s
+    last = np.where(works, ends, -np.inf).max(axis=1, keepdims=True)
+    found: Floats = np.where(works, ends, np.minimum(ready_s, last))
+    return found
+
+
+def _level(sums: Floats, ready_s: Floats) -> Floats:
+    """The time until which cores that are ready by then do it all, shape (draws, 1).
+
+    As water fills a vessel whose floor is uneven.
+    """
+    draws, cores = ready_s.shape
+    ready = np.sort(ready_s, axis=1)
+    filled = (sums[:, None] + np.cumsum(ready, axis=1)) / np.arange(1, cores + 1)
+    after = np.concatenate([ready[:, 1:], np.full((draws, 1), np.inf)], axis=1)
+    found: Floats = filled[np.arange(draws), np.argmax(filled <= after, axis=1)][:, None]
+    return found

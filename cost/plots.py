@@ -1,8 +1,8 @@
 """Pictures of an estimate: time against money, and cost against how often it is run.
 
-Shell: writes a file. matplotlib is an extra, and loaded when a picture is asked for. The colours are
-those of Okabe and Ito, which the colour-blind can tell apart; shapes and dashes tell the same once
-more, for print.
+Shell: writes a file. matplotlib is an extra, and loaded when a picture is asked for. The
+colours are those of Okabe and Ito, which the colour-blind can tell apart; shapes and dashes tell
+the same once more, for print.
 """
 
 from __future__ import annotations

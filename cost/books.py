@@ -108,8 +108,9 @@ def _named(region: str) -> str:
     return region
 
 
+@functools.cache
 def shipped_book(region: str) -> PriceBook | None:
-    """What fanout ships for a region; None if that is nothing."""
+    """What fanout ships for a region; None if that is nothing. Read once: it doesn't change."""
     file = importlib.resources.files("fanout.cost") / "prices" / f"{_named(region)}{_SUFFIX}"
     return book_of_text(file.read_text(encoding="utf-8")) if file.is_file() else None
 

@@ -201,7 +201,8 @@ def _receive(
         part.begin(response.headers.get("ETag", ""))
     done = begin
     with _appending(part.path) as write:
-        while data := response.read(_READ_BYTES):
+        # What has come, and not a full buffer: a slow connection that breaks loses nothing.
+        while (total is None or done < total) and (data := response.read1(_READ_BYTES)):
             write(data)
             done += len(data)
             progress(done, total)

@@ -91,8 +91,7 @@ def amount(value: str | int | Decimal, what: str = "an amount") -> Decimal:
         )
         raise UsageError(msg)
     try:
-        with exactly():
-            found = Decimal(value.strip() if isinstance(value, str) else value)
+        found = Decimal(value)  # exact in any context; with traps off, what is no number is a NaN
     except decimal.InvalidOperation as error:
         raise UsageError(f"{what} is {value!r}, which is no number") from error
     if not found.is_finite() or found < 0:

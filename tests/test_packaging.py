@@ -125,6 +125,7 @@ def test_wheel_holds_each_file_of_the_tree_once_and_nothing_else(wheel: Path, so
 
     assert Counter(files) == Counter(tree(source))
     assert {"fanout/py.typed", "fanout/cost/__init__.py"} <= set(files)
+    assert {"fanout/cost/prices/us-east-1.json", "fanout/cost/prices/README.md"} <= set(files)
     assert "fanout/kernels/mandelbrot.py" in files
 
 
@@ -176,6 +177,7 @@ import fanout, fanout.cost, fanout.deploy_image
 from fanout.kernels.mandelbrot import View, bands, rows
 assert fanout.__file__.startswith(sys.argv[1]), fanout.__file__
 assert rows.__code__.co_filename.startswith(sys.argv[1])
+assert fanout.cost.book_of("us-east-1")["lambda.gb_s.arm64"].source
 if __name__ == "__main__":
     chunks = bands(View.full(6, 6, max_iter=9), count=2)
     results = asyncio.run(fanout.map(rows, chunks, progress=False))

@@ -77,10 +77,16 @@ def command(region: str, services: str, base: str | None, is_query: bool, is_for
         is_forced=is_forced,
         on_progress=progress,
     )
-    for renewal in renewals:
+    try:
+        for renewal in renewals:
+            progress.clear()
+            for line in _lines(renewal):
+                click.echo(line)
+    except KeyboardInterrupt:
+        say("what was fetched is kept for the next time")
+        raise
+    finally:
         progress.clear()
-        for line in _lines(renewal):
-            click.echo(line)
     say(f"kept in {path_of(region)}")
 
 

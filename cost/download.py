@@ -98,15 +98,18 @@ def fetched(
 
     Raises:
         PriceListError: It can't be had; what is there stays, for the next time.
-        UsageError: Another process fetches it.
+        UsageError: Another process fetches it, or nothing can be written there.
     """
     part = _Part(path, url)
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(path.with_suffix(".lock"), timeout=0):
             _fetch(part, progress, pause_s)
     except filelock.Timeout as error:
         msg = f"{path.name} is being fetched by another process: wait for it, or stop it"
+        raise UsageError(msg) from error
+    except OSError as error:
+        msg = f"nothing can be written in {path.parent}: {error.strerror}; FANOUT_HOME moves it"
         raise UsageError(msg) from error
     return path
 
@@ -161,8 +164,8 @@ def _raise_if_lasting(error: BaseException, part: _Part) -> None:
             f"{reason.verify_message}. Behind a proxy that has its own, set AWS_CA_BUNDLE"
         )
         raise PriceListError(msg) from error
-    if isinstance(error, OSError) and error.filename == str(part.path):
-        raise PriceListError(f"{part.path} can't be written: {error.strerror}") from error
+    if isinstance(error, OSError) and error.filename in {str(part.path), str(part.about)}:
+        raise PriceListError(f"{error.filename} can't be written: {error.strerror}") from error
 
 
 def _request(part: _Part, progress: Callable[[int, int | None], None]) -> None:

@@ -125,7 +125,7 @@ def _file(
             yield told
         discard(path)
         return
-    path = _in_folder(Path(base), offer, region)
+    path = _in_folder(Path(base).expanduser(), offer, region)
     with _explained(str(path), None), _read(path, path.suffix[1:]) as told:
         yield told
 

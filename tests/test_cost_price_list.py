@@ -70,6 +70,28 @@ def test_a_type_that_can_not_be_read_is_named(attributes: dict[str, str], why: s
     assert why in found.troubles["m5.xlarge"]
 
 
+@pytest.mark.parametrize(
+    "differs",
+    [
+        {"marketOption": "Spot"},
+        {"operatingSystem": "SUSE"},
+        {"tenancy": "Dedicated"},
+        {"preInstalledSw": "SQL Web"},
+        {"licenseModel": "Bring your own license"},
+        {"capacitystatus": "AllocatedCapacityReservation"},
+        {"operation": "RunInstances:0200"},
+        {"usage": "DedicatedUsage:m5.xlarge"},
+        {"usage": "BoxUsage-m5.xlarge"},
+    ],
+)
+def test_a_row_that_is_not_plain_linux_on_demand_is_no_type(differs: dict[str, str]) -> None:
+    plain = offers.ec2_product("X1", "m5.xlarge", "0.2")
+    other = offers.ec2_product("X2", "m5.xlarge", "0.1", **differs)
+    found = told("AmazonEC2", [other, plain])
+    assert found.instances["m5.xlarge"].usd_per_hour.usd == Decimal("0.2")
+    assert found.troubles == {}
+
+
 def test_a_type_with_several_prices_is_not_taken_whatever_comes_after() -> None:
     products = [offers.ec2_product(f"X{n}", "m5.xlarge", usd) for n, usd in enumerate("12121")]
     found = told("AmazonEC2", products)

@@ -374,6 +374,16 @@ def test_a_page_that_is_no_price_list_is_thrown_away() -> None:
     assert prices_of()["lambda.streamed_gb"] == "0.0081"
 
 
+def test_a_folder_that_can_not_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with serving({"file": b"abc"}) as server:
+        with pytest.raises(UsageError, match=r"nothing can be written in .*FANOUT_HOME moves it"):
+            fetched(f"{server.url}/file", tmp_path / "file" / "partial" / "a.part")
+        (tmp_path / "a.part").mkdir()
+        with pytest.raises(PriceListError, match=r"a\.part can't be written"):
+            fetched(f"{server.url}/file", tmp_path / "a.part", pause_s=0)
+
+
 def test_one_process_at_a_time_fetches_a_file(into: Path) -> None:
     with serving({"file": b"abc"}) as server:
 

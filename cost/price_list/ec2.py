@@ -35,6 +35,8 @@ def is_linux_on_demand(row: Row, usage: str) -> bool:
     """Whether this is the plain price of a type."""
     if usage != "BoxUsage" and not usage.startswith("BoxUsage:"):
         return False
+    if row.get("marketoption", "OnDemand") != "OnDemand":
+        return False
     return all(row.get(name) == value for name, value in _WANTED.items())
 
 

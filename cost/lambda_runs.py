@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Final
 from fanout.cost.fleets import usage_of_data
 from fanout.cost.machines import lambda_vcpus
 from fanout.cost.prediction import (
+    Band,
     Prediction,
     Setting,
     band_of,
@@ -113,6 +114,13 @@ def _mean(workload: Workload, factor: float) -> float:
 def _why_not(
     place: LambdaFunction, workload: Workload, setting: Setting, factor: float, extra_s: float
 ) -> str:
+    lacking = [
+        item
+        for item in (f"lambda.gb_s.{place.arch}", f"lambda.request.{place.arch}")
+        if item not in setting.book
+    ]
+    if lacking:
+        return f"no price of {lacking[0]} is known in {setting.book.region}"
     need = workload.memory_mb or 0
     if need > place.memory_mb:
         return f"a task needs {need:,} MB"
@@ -217,17 +225,16 @@ def _priced(
     speed: Speed,
 ) -> Prediction:
     data, notes = usage_of_data(workload, setting)
-    bills = [
-        priced(
-            {**_usage(place, one, setting), **data},
-            setting.book,
-            runs_per_month=runs(workload.runs_per_month),
-            is_free_tier=setting.is_free_tier,
-        )
-        for one in found
-    ]
-    totals = [per_run(items) for items in bills]
-    items = bills[median_of(totals)]
+    usages = [{**_usage(place, one, setting), **data} for one in found]
+    often = runs(workload.runs_per_month)
+    bills = [priced(usage, setting.book, runs_per_month=often) for usage in usages]
+    middle = median_of([per_run(items) for items in bills])
+    if setting.is_free_tier:  # which may hide what differs: the middle is that without it
+        bills = [
+            priced(usage, setting.book, runs_per_month=often, is_free_tier=True) for usage in usages
+        ]
+    items = bills[middle]
+    usd, total = band_of([per_run(items) for items in bills]), per_run(items)
     data_s = transfer_s(workload, setting)
     if "logs.ingested_gb" not in setting.book:
         notes.append(f"logs are left out: no price in {setting.book.region}")
@@ -235,7 +242,7 @@ def _priced(
         place=place,
         what=what,
         makespan_s=band_of([max(one.makespan_s, data_s) for one in found]),
-        usd=band_of(totals),
+        usd=Band(min(usd.low, total), total, max(usd.high, total)),
         usd_per_month=per_month(items),
         items=items,
         slots=min(setting.concurrency, workload.tasks),

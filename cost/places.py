@@ -196,7 +196,7 @@ def usual_places(
             found.append(Instances(type=name, count=count))
             found.append(Instances(type=name, count=count, is_spot=True))
     for arch in arches:
-        if f"fargate.vcpu_hour.{arch}" in book:
+        if all(f"fargate.{what}_hour.{arch}" in book for what in ("vcpu", "gb")):
             found += _fargates(workload, arch, seconds)
     return found
 

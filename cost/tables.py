@@ -125,12 +125,20 @@ def _unit(seconds: float) -> tuple[float, str]:
 
 def _time(seconds: float) -> str:
     unit_s, name = _unit(seconds)
-    return f"{digits(seconds / unit_s)} {name}"
+    return f"{_short(seconds / unit_s)} {name}"
+
+
+def _short(value: float) -> str:
+    """Two digits or three, so that columns hold."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{digits(value / size)}{letter}"
+    return digits(value)
 
 
 def _time_band(band: Band[float]) -> str:
     unit_s, name = _unit(band.median)
-    low, high = digits(band.low / unit_s), digits(band.high / unit_s)
+    low, high = _short(band.low / unit_s), _short(band.high / unit_s)
     return f"{low}-{high} {name}" if low != high else f"{low} {name}"
 
 

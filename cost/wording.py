@@ -34,7 +34,7 @@ def duration(seconds: float) -> str:
 
 def digits(value: float) -> str:
     """Two digits, or all before the point."""
-    if value >= 10:
+    if value >= 9.95:
         return f"{value:,.0f}"
     return f"{value:.1f}" if value >= 1 else f"{value:.2g}"
 

@@ -34,6 +34,8 @@ _LEAST_S: Final = 1e-6
 # Times that differ by less than this (as a standard deviation over the mean) are the clock's noise.
 _NO_SPREAD: Final = 0.02
 _MOST_SPREAD: Final = 4.0
+_MOST_DRAWN_SPREAD: Final = 2.0  # what few probes leave open has an end
+_MOST_ERROR: Final = 1.0
 
 
 class Basis(enum.StrEnum):
@@ -89,7 +91,7 @@ class TaskTimes:
             return 0.0
         free = self.probes - 1
         wider = math.sqrt(free / (free - 2)) if free > 2 else 2.0
-        return self.variation * wider / math.sqrt(self.probes)
+        return min(_MOST_ERROR, self.variation * wider / math.sqrt(self.probes))
 
     def share_above(self, seconds: float) -> float:
         """The share of tasks that take longer than so many seconds."""
@@ -105,7 +107,8 @@ class TaskTimes:
         if self.probes < 2 or self.sigma == 0:
             return np.full(draws, self.sigma)
         free = self.probes - 1
-        return np.minimum(self.sigma * np.sqrt(free / rng.chisquare(free, draws)), _MOST_SPREAD)
+        drawn = self.sigma * np.sqrt(free / rng.chisquare(free, draws))
+        return np.minimum(drawn, max(self.sigma, _MOST_DRAWN_SPREAD))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,8 +157,9 @@ class Workload:
 def fitted(seconds: Sequence[float]) -> TaskTimes:
     """What a few measured tasks say of all of them: a lognormal distribution, or a constant.
 
-    The mean is the sample's own; the spread is that of the logarithms. So a single long task counts
-    in the mean as it is, and not as what a fitted curve makes of it.
+    It has the mean and the standard deviation of the sample, and not those of its logarithms: these
+    go by the shortest tasks, which matter least (bands of a picture differ by a factor of 10^4, and
+    all of its time is in the longest).
 
     Args:
         seconds: One or more measured times.
@@ -165,11 +169,11 @@ def fitted(seconds: Sequence[float]) -> TaskTimes:
     taken = [max(one, _LEAST_S) for one in seconds]
     mean_s = statistics.fmean(taken)
     spread = statistics.stdev(taken) if len(taken) > 1 else 0.0
-    sigma = statistics.stdev(map(math.log, taken)) if spread > _NO_SPREAD * mean_s else 0.0
+    sigma = math.sqrt(math.log1p((spread / mean_s) ** 2)) if spread > _NO_SPREAD * mean_s else 0.0
     count = len(taken)
     return TaskTimes(
         mean_s=mean_s,
-        sigma=min(sigma, _MOST_SPREAD),
+        sigma=sigma,
         probes=count,
         basis=Basis.MEASURED,
         source=f"{count} task{'s' if count > 1 else ''} run here, alone on a core",

@@ -1,4 +1,4 @@
-"""What tests of the estimate share: a small setting without chance in its inputs, and rows of it."""
+"""What tests of the estimate share: a small setting, and work whose inputs are certain."""
 
 from __future__ import annotations
 

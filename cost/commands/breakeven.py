@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -163,7 +164,8 @@ def _by_work(
         return
     for even in found:
         click.echo(f"{even.function.what}, and {even.machine.what}:")
-        click.echo(f"  {break_even_text(even)}")
+        for line in textwrap.wrap(break_even_text(even), 98):
+            click.echo(f"  {line}")
 
 
 def _told(even: BreakEven) -> dict[str, Any]:

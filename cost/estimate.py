@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from random import Random
 
+    from fanout.cost.book import Price
     from fanout.cost.places import Place
     from fanout.cost.prediction import Prediction, Setting
     from fanout.cost.workload import Workload
@@ -208,11 +209,24 @@ def _speeds(found: Sequence[Prediction]) -> list[Input]:
 
 def price_dates(estimate: Estimate) -> list[tuple[str, dt.date]]:
     """When the prices that were used were published, the oldest first; by item."""
-    book = estimate.setting.book
-    names = {item.name for one in estimate.predictions for item in one.items}
-    found = []
-    for name in names:
-        _, _, type_name = name.partition(":")
-        price = book.instance(type_name).usd_per_hour if type_name else book[name]
-        found.append((name, price.published))
+    found = [(name, price.published) for name, price in _prices(estimate).items()]
     return sorted(found, key=lambda one: (one[1], one[0]))
+
+
+def price_notes(estimate: Estimate) -> list[str]:
+    """What must be known of the prices that were used, each with its items."""
+    found: dict[str, list[str]] = {}
+    for name, price in _prices(estimate).items():
+        if price.note:
+            found.setdefault(price.note, []).append(name)
+    return [f"{', '.join(names)}: {note}" for note, names in found.items()]
+
+
+def _prices(estimate: Estimate) -> dict[str, Price]:
+    book = estimate.setting.book
+    names = sorted({item.name for one in estimate.predictions for item in one.items})
+    types = {name: name.partition(":")[2] for name in names}
+    return {
+        name: book.instance(types[name]).usd_per_hour if types[name] else book[name]
+        for name in names
+    }

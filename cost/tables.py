@@ -11,7 +11,7 @@ import textwrap
 from typing import TYPE_CHECKING, Any, Final
 
 from fanout.cost.advice import front
-from fanout.cost.estimate import inputs_of, price_dates
+from fanout.cost.estimate import inputs_of, price_dates, price_notes
 from fanout.cost.money import plain, usd_text
 from fanout.cost.places import FargateTasks, Instances, LambdaFunction, Local
 from fanout.cost.wording import digits, duration, rate, some
@@ -78,6 +78,7 @@ def lines_of(estimate: Estimate, today: dt.date, *, is_all: bool) -> list[str]:
         *inputs(estimate, shown),
         "",
         *_wrapped(prices(estimate, today)),
+        *(line for note in price_notes(estimate) for line in _wrapped(note, first="  ")),
     ]
 
 
@@ -120,7 +121,7 @@ def _unit(seconds: float) -> tuple[float, str]:
     for below, unit_s, name in _UNITS:
         if seconds < below:
             return unit_s, name
-    return (_YEAR_S, "years") if seconds >= 2 * _YEAR_S else (_DAY_S, "days")
+    return (_YEAR_S, "yr") if seconds >= 2 * _YEAR_S else (_DAY_S, "days")
 
 
 def _time(seconds: float) -> str:
@@ -221,6 +222,7 @@ def as_json(estimate: Estimate, today: dt.date) -> dict[str, Any]:
             {"item": name, "published": str(day), "age_days": (today - day).days}
             for name, day in price_dates(estimate)
         ],
+        "price_notes": price_notes(estimate),
     }
 
 

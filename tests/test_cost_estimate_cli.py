@@ -74,6 +74,13 @@ def test_an_estimate_is_a_table_with_advice_and_what_it_starts_from(cost: Any) -
     )
 
 
+def test_what_is_known_of_a_price_is_said_where_it_is_used(cost: Any) -> None:
+    text = " ".join(cost("estimate", *WORK).out.split())
+    assert "fargate.gb_hour.arm64, fargate.gb_hour.x86_64" in text
+    assert "from a third party" in text
+    assert "from a third party" not in cost("compare", "lambda:1769", *WORK).out
+
+
 def test_all_shows_what_the_table_leaves_out(cost: Any) -> None:
     some = cost("estimate", *WORK).out
     every = cost("estimate", *WORK, "--all").out

@@ -64,7 +64,7 @@ def command(
     """Estimate how long a run takes and what it costs: here, on Lambda, EC2 and Fargate.
 
     Nothing is run on AWS, and nothing is asked of it. With --kernel a few chunks are run here; with
-    --seconds, two loops of half a second compare this machine with Lambda's. Bands are from the
+    --seconds, two short loops compare this machine with Lambda's. Bands are from the
     10th to the 90th percentile of what is uncertain; the last part says what was assumed.
     """
     from fanout.cost import tables

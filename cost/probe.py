@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from fanout.backends.local import Local
 from fanout.cost.workload import Basis, TaskTimes, fitted, probe_order
 from fanout.errors import UsageError
 
@@ -27,6 +29,8 @@ LEAST_CHUNKS: Final = 5
 ENOUGH_S: Final = 10.0
 # A worker's memory is measured; another chunk may need more.
 _HEADROOM: Final = 1.2
+# Above so many processes for each core, a task shares its core with another.
+_BUSY: Final = 1.2
 _MIB: Final = 2**20
 
 
@@ -57,6 +61,7 @@ def probed(
     say: Callable[[str], None],
     *,
     clock: Callable[[], float] = time.perf_counter,
+    load: Callable[[], float] | None = None,
 ) -> Probe:
     """Run a few chunks of a file here.
 
@@ -65,12 +70,19 @@ def probed(
         path: JSON Lines: one chunk a line.
         say: Is told what is run.
         clock: Seconds from some start.
+        load: How many processes want to run, on average; None: what the system says.
 
     Raises:
         UsageError: The file can't be read, or has no chunk.
         Exception: What the kernel raised.
     """
     count, some = _chunks(path)
+    waiting, cores = (load or _load)(), Local().concurrency
+    if waiting > cores * _BUSY:
+        say(
+            f"this machine is busy (load {waiting:.1f}, {cores} cores): times come out too long, "
+            "and so does all that follows; measure when it is idle, or give --seconds"
+        )
     say(f"running up to {len(some)} of {count:,} chunks here, for about {ENOUGH_S:g} s")
     runs = _runs(kernel, [chunk for chunk, _ in some], clock)
     sizes = [size for _, size in some[: len(runs)]]
@@ -96,6 +108,10 @@ def probed(
     )
 
 
+def _load() -> float:
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+
+
 def _of_all(seconds: Sequence[float]) -> TaskTimes:
     """The same, where no task is left that was not measured."""
     found = fitted(seconds)
@@ -108,7 +124,6 @@ def _runs(
     kernel: Callable[[Any], Any], chunks: Sequence[Any], clock: Callable[[], float]
 ) -> list[Run[Any]]:
     from fanout import sync
-    from fanout.backends.local import Local
 
     done: list[Run[Any]] = []
     began = clock()

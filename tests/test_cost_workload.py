@@ -136,7 +136,7 @@ def test_a_probe_runs_a_few_chunks_here_and_measures_them(tmp_path: Path) -> Non
     path = tmp_path / "chunks.jsonl"
     path.write_text("".join(f"{0.002 + 0.00002 * at:.5f}\n" for at in range(100)), encoding="utf-8")
     said: list[str] = []
-    found = probed(slept, str(path), said.append)
+    found = probed(slept, str(path), said.append, load=lambda: 0.0)
     assert found.chunks == 100
     assert len(found.seconds) == MOST_CHUNKS
     assert found.seconds[0] >= 0.002
@@ -148,6 +148,16 @@ def test_a_probe_runs_a_few_chunks_here_and_measures_them(tmp_path: Path) -> Non
     assert found.bytes_out > 0
     assert "running up to 16 of 100 chunks here" in said[0]
     assert "ran 16 of them" in said[1]
+
+
+def test_a_busy_machine_is_told_of(tmp_path: Path) -> None:
+    path = tmp_path / "chunks.jsonl"
+    path.write_text("0.001\n", encoding="utf-8")
+    said: list[str] = []
+    probed(slept, str(path), said.append, load=lambda: 1000.0)
+    assert "this machine is busy (load 1000.0" in said[0]
+    probed(slept, str(path), said.append, load=lambda: 0.0)
+    assert len([text for text in said if "busy" in text]) == 1
 
 
 def test_a_probe_ends_after_five_chunks_when_they_take_long(tmp_path: Path) -> None:

@@ -482,6 +482,7 @@ class Server:
     statuses: list[int] = field(default_factory=list)
     hold: threading.Event = field(default_factory=threading.Event)
     is_held: threading.Event = field(default_factory=threading.Event)
+    was_let_go: threading.Event = field(default_factory=threading.Event)
     asked: list[tuple[str, str, str]] = field(default_factory=list)
     sent: int = 0
     redirects: dict[str, str] = field(default_factory=dict)
@@ -535,6 +536,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.connection.settimeout(30)
             with contextlib.suppress(OSError):
                 self.connection.recv(1)  # until the client goes
+            told.was_let_go.set()
         if most < len(body):
             self.close_connection = True
             self.connection.close()

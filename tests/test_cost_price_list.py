@@ -124,7 +124,9 @@ def test_a_free_tier_is_not_the_price() -> None:
     ],
 )
 def test_what_resembles_an_item_is_none(differs: dict[str, str]) -> None:
-    found = told("AWSLambda", lambda_with(changed(one("D1"), **differs)))
+    other = changed(one("D1"), **differs)
+    other.tiers = flat("0.5")
+    found = told("AWSLambda", lambda_with(other))
     assert found.prices["lambda.gb_s.x86_64"][0].usd == Decimal("0.000016666")
     assert found.troubles == {}
 

@@ -237,6 +237,13 @@ def test_a_damaged_book_of_the_user_is_renewed(folder: Path) -> None:
     assert prices_of()["lambda.streamed_gb"] == "0.0081"
 
 
+def test_each_result_is_in_the_book_when_it_is_given(folder: Path) -> None:
+    renewals = refresh(REGION, base=str(folder))
+    assert next(renewals).offer == "AWSLambda"
+    assert "lambda.gb_s.arm64" in prices_of()
+    assert "s3.put" not in prices_of()
+
+
 def test_what_is_done_stays_done_when_a_later_service_fails(folder: Path) -> None:
     (folder / EC2_PATH).write_text("<html>")
     with pytest.raises(PriceListError, match=rf"{EC2_PATH} can't be read: it ends before"):
@@ -287,6 +294,14 @@ def test_a_broken_connection_is_gone_on_with(into: Path) -> None:
     ]
     assert server.sent == len(content)
     assert seen[-1] == (len(content), len(content))
+
+
+def test_any_number_of_breaks_is_gone_on_with_as_long_as_something_comes(into: Path) -> None:
+    with serving({"file": body()}) as server:
+        server.breaks = [300_000] * 9
+        fetched(f"{server.url}/file", into, pause_s=0)
+    assert into.read_bytes() == body()
+    assert len(server.asked) == 10
 
 
 def test_a_file_that_changed_meanwhile_is_fetched_anew(into: Path) -> None:
@@ -471,6 +486,7 @@ def test_a_killed_refresh_goes_on_where_it_was(tmp_path: Path) -> None:
         partial = books.folder() / "partial" / f"AmazonEC2-{REGION}.part"
         while not partial.exists() or partial.stat().st_size < len(text) // 2 - 2**18:
             assert killed.poll() is None
+        assert not server.was_let_go.is_set()  # what came is written while the rest is awaited
         killed.send_signal(signal.SIGKILL)
         killed.wait()
         have = partial.stat().st_size

@@ -36,8 +36,7 @@ _USUAL: Final = (
     examples=(
         "fanout cost breakeven\n"
         "fanout cost breakeven c8g.4xlarge --tasks 1000 --seconds 12\n"
-        "fanout cost breakeven c7i.4xlarge m7i.4xlarge --memory 1769 --arch x86_64 "
-        "--tasks 1e5 --seconds 0.4"
+        "fanout cost breakeven c7i.4xlarge m7i.4xlarge --tasks 1e5 --seconds 0.4"
     ),
 )
 @click.argument("types", nargs=-1, metavar="[TYPE]...")

@@ -21,9 +21,8 @@ from fanout.errors import UsageError
     cls=Command,
     short_help="The same run in places of your choice.",
     examples=(
-        "fanout cost compare lambda:1769:arm64 ec2:c8g.4xlarge ec2-spot:c8g.4xlarge:4 local "
-        "--tasks 1000 --seconds 12\n"
-        "fanout cost compare fargate:4:8:arm64:10 lambda:3538 --tasks 1e5 --seconds 3 --threads 2\n"
+        "fanout cost compare lambda:1769:arm64 ec2:c8g.4xlarge local --tasks 1000 --seconds 12\n"
+        "fanout cost compare ec2-spot:c8g.4xlarge:4 fargate:4:8:10 --tasks 1e5 --seconds 3\n"
         "fanout cost compare lambda:1024 lambda:1769 --tasks 1e6 --seconds 0.1 --json"
     ),
 )

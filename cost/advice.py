@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from fanout.cost.break_even import break_even, kept_on
 from fanout.cost.money import usd_text
 from fanout.cost.places import Instances, LambdaFunction, Local
+from fanout.cost.prediction import transfer_s
 from fanout.cost.wording import HOURS_PER_MONTH, digits, duration, percent, rate, rate_band, some
 from fanout.lambda_figures import GROUPING
 
@@ -87,7 +88,7 @@ def advice(
     function = best_function(predictions)
     machine = kept_on(predictions, setting)
     if function:
-        said += _on_lambda(function, setting, predictions)
+        said += _on_lambda(function, workload, setting, predictions)
     else:
         said += _not_on_lambda(predictions)
     said += _machines(function, predictions)
@@ -121,7 +122,7 @@ def _here(predictions: Sequence[Prediction]) -> list[str]:
 
 
 def _on_lambda(
-    function: Prediction, setting: Setting, predictions: Sequence[Prediction]
+    function: Prediction, workload: Workload, setting: Setting, predictions: Sequence[Prediction]
 ) -> list[str]:
     said = [
         f"On Lambda it takes {_band(function.makespan_s)} for {_usd_band(function)}, with "
@@ -137,10 +138,19 @@ def _on_lambda(
         if ours / theirs >= _MANY_TIMES:
             said.append(f"That is about {digits(ours / theirs)} times as fast as here.")
     elif is_surely_less(ours, theirs, here, function, setting.base.sigma):
-        said.append("Here it is done sooner: starting environments takes longer than the work.")
+        said.append(f"Here it is done sooner: {_why_sooner_here(function, workload, setting)}.")
     else:
         said.append("Whether that is faster than here is not certain.")
     return said
+
+
+def _why_sooner_here(function: Prediction, workload: Workload, setting: Setting) -> str:
+    data_s = transfer_s(workload, setting)
+    if data_s > function.makespan_s.median / 2:
+        return f"chunks and results take {duration(data_s)} between here and AWS"
+    if workload.tasks * function.task_s > function.makespan_s.median * setting.concurrency / 2:
+        return "there are more cores here than the quota allows there"
+    return "starting environments takes longer than the work"
 
 
 def _not_on_lambda(predictions: Sequence[Prediction]) -> list[str]:

@@ -3,7 +3,8 @@
 Pure. Two comparisons: of prices alone (a vCPU for an hour, `unit_prices`), and of a run
 (`break_even`), where the machine's speed, cold starts and requests count as well. A machine that is
 kept on costs 730 hours a month whatever it does; Lambda costs what is run. Where the two are equal,
-the machine is busy for a share of the time: that is its utilisation at the break-even.
+the machine is busy for a share of the time: that is its utilisation at the break-even. What chunks
+and results cost that go to AWS and back is the same for both, and left out.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Final
 
 from fanout.cost.machines import MB_PER_VCPU
-from fanout.cost.money import product, quotient
+from fanout.cost.money import product, quotient, total
 from fanout.cost.places import Instances, LambdaFunction
 from fanout.cost.usage import per_month, priced, runs
 from fanout.cost.wording import HOURS_PER_MONTH
@@ -116,23 +117,30 @@ def break_even(
     busy_s = machine.task_s * max(1.0, workload.tasks / machine.slots)
     found = _runs_for(kept, function, setting)
     most = HOURS_PER_MONTH * 3600 / busy_s
-    median = float(function.usd.median)
+    data = float(usd_of_data(function))
+    low, median, high = (
+        float(usd) - data for usd in (function.usd.low, function.usd.median, function.usd.high)
+    )
     return BreakEven(
         function=function,
         machine=machine,
         usd_per_month=kept,
         busy_s=busy_s,
         runs_per_month=found,
-        low=found * median / float(function.usd.high) if median else found,
-        high=found * median / float(function.usd.low) if function.usd.low else math.inf,
+        low=found * median / high if high > 0 else found,
+        high=found * median / low if low > 0 else math.inf,
         most_runs=most,
         utilisation=found / most,
     )
 
 
-def usd_per_month(function: Prediction, runs_per_month: float, setting: Setting) -> Decimal:
+def usd_per_month(
+    function: Prediction, runs_per_month: float, setting: Setting, *, with_data: bool = True
+) -> Decimal:
     """What so many runs a month cost on Lambda: tiers and the free tier depend on it."""
-    usage = {item.name: item.units for item in function.items}
+    usage = {
+        item.name: item.units for item in function.items if with_data or not is_data(item.name)
+    }
     return per_month(
         priced(
             usage,
@@ -144,16 +152,26 @@ def usd_per_month(function: Prediction, runs_per_month: float, setting: Setting)
     )
 
 
+def is_data(item: str) -> bool:
+    """Whether an item is of chunks and results on their way: the same wherever it runs on AWS."""
+    return item.startswith(("s3.", "transfer."))
+
+
+def usd_of_data(one: Prediction) -> Decimal:
+    """What chunks and results of a run cost that go to AWS and back."""
+    return total(item.usd_per_run for item in one.items if is_data(item.name))
+
+
 def _runs_for(kept: Decimal, function: Prediction, setting: Setting) -> float:
     """So many runs on Lambda cost that much in a month; it costs more the more there are."""
     low, high = 0.0, 1.0
-    while usd_per_month(function, high, setting) < kept and high < _MOST_RUNS:
+    while usd_per_month(function, high, setting, with_data=False) < kept and high < _MOST_RUNS:
         low, high = high, high * 4
     for _ in range(_HALVINGS):
         if high - low <= 1e-6 * high:
             break
         middle = (low + high) / 2
-        if usd_per_month(function, middle, setting) < kept:
+        if usd_per_month(function, middle, setting, with_data=False) < kept:
             low = middle
         else:
             high = middle

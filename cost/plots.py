@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from fanout.cost.advice import best_function, front
-from fanout.cost.break_even import break_even, kept_on, usd_per_month
+from fanout.cost.break_even import break_even, kept_on, usd_of_data, usd_per_month
 from fanout.cost.tables import kind_of, thinned
 from fanout.cost.wording import duration, rate
 from fanout.errors import UsageError
@@ -307,17 +307,18 @@ def _cost_by_runs(axes: Any, estimate: Estimate, function: Prediction, machine: 
         linestyle="--",
         label=f"{machine.what}, started for each run",
     )
-    kept = float(even.usd_per_month)
+    kept, data = float(even.usd_per_month), float(usd_of_data(function))
     axes.plot(
         counts,
-        [kept * max(1, math.ceil(count / even.most_runs)) for count in counts],
+        [kept * max(1, math.ceil(count / even.most_runs)) + data * count for count in counts],
         color=_BLUE,
         linewidth=1.6,
         linestyle="-.",
         drawstyle="steps-mid",
         label=f"{machine.what}, kept on (as many as it takes)",
     )
-    _mark_even(axes, even.runs_per_month, kept, is_reached=even.is_reached)
+    at_even = kept + data * even.runs_per_month
+    _mark_even(axes, even.runs_per_month, at_even, is_reached=even.is_reached)
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlim(low, high)

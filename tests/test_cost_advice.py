@@ -17,6 +17,7 @@ from fanout.cost.break_even import (
     kept_on,
     lambda_vcpu_hour,
     unit_price,
+    usd_of_data,
     usd_per_month,
 )
 from fanout.cost.estimate import Estimate, estimated, predicted, price_dates
@@ -125,6 +126,16 @@ def test_short_work_is_done_here_and_the_advice_says_so() -> None:
     assert "times as fast" not in text
 
 
+def test_data_that_takes_long_on_its_way_is_named() -> None:
+    text = told(estimate(tasks=1000, seconds=0.1, bytes_in=1_000_000))
+    assert "Here it is done sooner: chunks and results take 40 s between here and AWS." in text
+
+
+def test_a_small_quota_is_named_where_it_is_the_reason() -> None:
+    text = told(estimate(given=setting(concurrency=1), tasks=40, seconds=10.0))
+    assert "Here it is done sooner: there are more cores here than the quota allows" in text
+
+
 def test_long_work_is_faster_on_lambda_by_a_factor() -> None:
     text = told(estimate(tasks=1000, seconds=10.0))
     assert re.search(r"That is about \d+ times as fast as here\.", text)
@@ -178,6 +189,20 @@ def test_at_the_break_even_both_cost_the_same() -> None:
     assert float(lambda_usd) == pytest.approx(float(even.usd_per_month), rel=1e-5)
     assert even.usd_per_month == Decimal("0.63808") * 730
     assert even.low < even.runs_per_month < even.high
+
+
+def test_what_data_costs_moves_no_break_even() -> None:
+    given, workload = setting(), work(tasks=1000, seconds=12.0)
+    with_data = replace(workload, bytes_in=4_000_000, bytes_out=4_000_000)
+    found = []
+    for one in (workload, with_data):
+        both = [predicted(place, one, given, new_rng) for place in (FUNCTION, MACHINE)]
+        found.append(break_even(both[0], both[1], one, given))
+    assert usd_of_data(found[1].function) > Decimal("0.3")
+    assert usd_of_data(found[0].function) == 0
+    # It takes a tenth of a second more to read and write them.
+    assert found[1].runs_per_month == pytest.approx(found[0].runs_per_month, rel=0.05)
+    assert found[1].low == pytest.approx(found[0].low, rel=0.1)
 
 
 def test_the_free_tier_moves_the_break_even_up_by_what_it_gives() -> None:

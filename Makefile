@@ -15,8 +15,12 @@ demo: $(VENV)/.base
 demo-lambda: $(VENV)/.base
 	$(BIN)/fanout emulate -- $(BIN)/fanout mandelbrot --size 2000 --max-iter 1000 --out mandelbrot-lambda.png
 
-test: $(VENV)/.test $(STANDS)/.installed
-	$(BIN)/python -m pytest
+# Two of everything that takes long: what is installed, and the tests. More processes than cores
+# would make those wait that start workers of their own. Tests of one file stay together while
+# there are others left, since they share emulators.
+test:
+	@$(MAKE) --no-print-directory --jobs=2 $(VENV)/.test $(STANDS)/.installed
+	$(BIN)/python -m pytest --numprocesses=2 --dist=worksteal
 
 # The style, the types.
 check: $(VENV)/.test
@@ -35,6 +39,8 @@ bench: $(VENV)/.test $(STANDS)/.installed
 	$(BIN)/python tests/bench/emulator_rate.py
 	$(BIN)/python tests/bench/data_path.py
 	$(BIN)/python tests/bench/throttle.py
+	$(BIN)/python tests/bench/like.py --quick
+	$(BIN)/python tests/bench/knowledge.py
 	$(BIN)/python tests/bench/policies.py --quick
 	$(BIN)/python tests/bench/scheduler_cost.py
 

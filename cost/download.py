@@ -231,5 +231,10 @@ def _appending(path: Path) -> Any:
 
 
 def _opener() -> urllib.request.OpenerDirector:
-    trust = ssl.create_default_context(cafile=os.environ.get("AWS_CA_BUNDLE") or None)
+    bundle = os.environ.get("AWS_CA_BUNDLE") or None
+    try:
+        trust = ssl.create_default_context(cafile=bundle)
+    except OSError as error:
+        msg = f"AWS_CA_BUNDLE is {bundle}, which can't be read as certificates: {error.strerror}"
+        raise UsageError(msg) from error
     return urllib.request.build_opener(urllib.request.HTTPSHandler(context=trust), _SafeRedirects())

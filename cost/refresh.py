@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from fanout.cost.price_list import Offer
     from fanout.cost.renewal import Renewal
 
+    _Reading = contextlib.AbstractContextManager[Offer]
+
 # The host that AWS's documents name; the files are public.
 PUBLIC_LIST: Final = "https://pricing.us-east-1.amazonaws.com/offers/v1.0/aws"
 _REFERENCE: Final = "us-east-1"
@@ -64,27 +66,32 @@ def refresh(
         UsageError: There is no such service or region, or the user's book can't be written.
     """
     books.path_of(region)  # the name is one that a file may have
-    offers = _offers(wanted)
-    reference = books.shipped_book(_REFERENCE) or _empty(_REFERENCE)
-    for offer in offers:
-        own = _own(region)
-        shipped = books.shipped_book(region) or _empty(region)
-        current = books.overlaid(shipped, own)
-        known = {**reference.instances, **current.instances}
+    for offer in _offers(wanted):
         reading = _answered(offer, region) if is_query else _file(base, offer, region, on_progress)
-        with reading as told:
-            found = find(offer, region, told, known)
-        renewal = renewed(
-            found,
-            offer=offer,
-            source=f"AWS Price List, {offer} ({'query API' if is_query else 'offer file'})",
-            own=own,
-            current=current,
-            reference=reference,
-            is_forced=is_forced,
-        )
+        source = f"AWS Price List, {offer} ({'query API' if is_query else 'offer file'})"
+        renewal = _renewal(offer, region, reading, source, is_forced=is_forced)
         books.keep(renewal.book)
         yield renewal
+
+
+def _renewal(
+    offer: str, region: str, reading: _Reading, source: str, *, is_forced: bool
+) -> Renewal:
+    """What a file makes of the user's book as it is now."""
+    reference = books.shipped_book(_REFERENCE) or _empty(_REFERENCE)
+    own = _own(region)
+    current = books.overlaid(books.shipped_book(region) or _empty(region), own)
+    with reading as told:
+        found = find(offer, region, told, {**reference.instances, **current.instances})
+    return renewed(
+        found,
+        offer=offer,
+        source=source,
+        own=own,
+        current=current,
+        reference=reference,
+        is_forced=is_forced,
+    )
 
 
 def _offers(wanted: Iterable[str]) -> list[str]:

@@ -31,7 +31,7 @@ MAX_DIFFERENCE: Final = 10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """A price that differs from what it was.
+    """A price in the file, and what it was.
 
     Attributes:
         name: The item or type of instance.
@@ -44,6 +44,11 @@ class Change:
     old: Price | None
     new: Price
     why: str = ""
+
+    @property
+    def is_same(self) -> bool:
+        """Whether it costs what it did."""
+        return self.old is not None and self.old.tiers == self.new.tiers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,24 +99,20 @@ def renewed(
         name: Price(tiers=tiers, unit=ITEMS[name].unit, source=source, published=found.published)
         for name, tiers in found.prices.items()
     }
-    instances = {
-        name: dataclasses.replace(
-            one, usd_per_hour=dataclasses.replace(one.usd_per_hour, source=source)
+    instances = {name: _sourced(one, source) for name, one in found.instances.items()}
+    old, usual = _all(current), _all(reference)
+    judged = [
+        Change(
+            name=name,
+            old=old.get(name),
+            new=price,
+            why=_doubt(price, old.get(name), usual.get(name), is_forced=is_forced),
         )
-        for name, one in found.instances.items()
-    }
-    new = prices | _rates(instances)
-    old = {**current.prices, **_rates(current.instances)}
-    usual = {**reference.prices, **_rates(reference.instances)}
-    changes, refused, same = [], [], 0
-    for name, price in new.items():
-        why = _doubt(price, old.get(name), usual.get(name), is_forced=is_forced)
-        if why:
-            refused.append(Change(name=name, old=old.get(name), new=price, why=why))
-        elif name in old and old[name].tiers == price.tiers:
-            same += 1
-        else:
-            changes.append(Change(name=name, old=old.get(name), new=price))
+        for name, price in {**prices, **_rates(instances)}.items()
+    ]
+    refused = [change for change in judged if change.why]
+    taken = [change for change in judged if not change.why]
+    changes = [change for change in taken if not change.is_same]
     not_taken = {change.name for change in refused}
     return Renewal(
         offer=offer,
@@ -121,11 +122,20 @@ def renewed(
             prices=_with(own.prices, prices, not_taken),
             instances=_with(own.instances, instances, not_taken),
         ),
-        same=same,
+        same=len(taken) - len(changes),
         changes=changes,
         refused=refused,
         missing=_missing(offer, found, current),
     )
+
+
+def _sourced(one: Instance, source: str) -> Instance:
+    price = dataclasses.replace(one.usd_per_hour, source=source)
+    return dataclasses.replace(one, usd_per_hour=price)
+
+
+def _all(book: PriceBook) -> dict[str, Price]:
+    return {**book.prices, **_rates(book.instances)}
 
 
 def _rates(instances: Mapping[str, Instance]) -> dict[str, Price]:

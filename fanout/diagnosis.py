@@ -26,6 +26,7 @@ from fanout.events import (
     InputEnded,
     Launch,
     Offered,
+    Recalled,
     Retry,
     RunEnded,
     RunStarted,
@@ -98,6 +99,7 @@ class Diagnosis:
         self._finished_s = 0.0  # when something did, the last time
         self._longest_s = 0.0  # that an attempt ran, as its worker measured it
         self._open: set[int] = set()  # tasks that have no result
+        self._recalling: set[int] = set()  # those whose result is being read
         self._untaken = 0
         self._attempts: dict[int, _Attempt] = {}
         self._durations_s: deque[float] = deque(maxlen=_DURATIONS_KEPT)
@@ -132,10 +134,15 @@ class Diagnosis:
                 self._untaken += len(outcomes) if self._start.is_consumed else 0
             case Ignore(attempt=number):
                 self._attempts.pop(number, None)
-            case Offered(first=first, count=count):
+            case Offered(first=first, count=count, later=later):
                 if not self._open and not self._attempts:
                     self._finish(now_s)  # what was waited for is there
                 self._open.update(range(first, first + count))
+                self._open.difference_update(later)
+                self._recalling.update(later)
+            case Recalled(outcomes=outcomes, lost=lost):
+                self._recalling.difference_update([outcome.index for outcome in outcomes], lost)
+                self._open.update(lost)
             case Consumed(count=count):
                 if not self._open:
                     self._finish(now_s)
@@ -221,7 +228,7 @@ class Diagnosis:
         waiting = len(self._waiting())
         if not failing and waiting and len(self._attempts) < self._start.concurrency:
             found.append(self._held(waiting, now_s))
-        if not self._open and not self._attempts:
+        if not self._open and not self._attempts and (self._untaken or not self._recalling):
             found.append(self._outside(now_s))
         return found
 

@@ -30,6 +30,7 @@ from fanout.events import (
     Finish,
     Ignore,
     Launch,
+    Recalled,
     Retry,
     RunEnded,
     RunStarted,
@@ -37,6 +38,7 @@ from fanout.events import (
     WakeAt,
 )
 from fanout.intake import Intake
+from fanout.interrupts import Hold
 from fanout.remote_errors import describe_chunk
 from fanout.reply import read
 from fanout.request import build
@@ -63,8 +65,19 @@ class Journal(Protocol):
     def __call__(self, event: RunEvent) -> None:
         """Take note of what happens."""
 
-    def recall(self, first: int, chunks: Sequence[Any]) -> Sequence[Outcome[Any]]:
-        """Take note of chunks; the outcomes of those that were done before."""
+    def recall(
+        self, first: int, chunks: Sequence[Any], *, feed: Callable[[Recalled], None]
+    ) -> tuple[Sequence[Outcome[Any]], Sequence[int]]:
+        """Take note of chunks; the outcomes of those that were done before.
+
+        And the tasks whose outcomes are fed when they have been read.
+        """
+
+    async def prepare(self, answer: AttemptAnswered) -> None:
+        """See to the outcomes of an attempt before anybody else has them."""
+
+    def hurry(self) -> None:
+        """Have `aclose` end soon, since the caller is cancelled."""
 
     async def aclose(self, error: BaseException | None) -> None:
         """Write down the rest."""
@@ -119,7 +132,9 @@ class Engine:
             abort=self._abort,
             drains=drains,
             weight=weight,
-            recall=None if journal is None else journal.recall,
+            recall=(
+                None if journal is None else functools.partial(journal.recall, feed=self._feed)
+            ),
         )
         self._is_consumed = drains
         self._journal = journal
@@ -142,6 +157,7 @@ class Engine:
         self._finished = asyncio.Event()
         self._error: BaseException | None = None
         self.ended_by: BaseException | None = None
+        self._hold = Hold(of_loop=True)
 
     # ---- for the executor ----
 
@@ -172,9 +188,16 @@ class Engine:
             self._tell_end(error)
             raise
         self._intake.start()
+        self._hold.begin()  # a second Ctrl-C, while what the first one cancelled is cleaning up
         return self
 
     async def __aexit__(self, _: object, error: BaseException | None, __: object) -> None:
+        try:
+            await self._close(error)
+        finally:
+            self._hold.end()
+
+    async def _close(self, error: BaseException | None) -> None:
         pulling = self._intake.stop()
         is_cut_short = not self._scheduler.is_finished or self._error is not None
         self._feed(Cancelled())
@@ -197,6 +220,8 @@ class Engine:
             self._on_end()
         if (spill := self._request.spill) is not None:
             cancelled = await _join([self._loop.create_task(spill.aclose())]) or cancelled
+        if self._journal is not None and cancelled is not None:
+            self._journal.hurry()
         cancelled = await self._close_journal(error) or cancelled
         # Whoever cancels a task expects it to end so, whatever else went wrong in it.
         if cancelled is not None and (error is None or isinstance(error, Exception)):
@@ -211,7 +236,7 @@ class Engine:
         if self._journal is None:
             return None
         closing = self._journal.aclose(error or self._error or self._intake.error)
-        return await _join([self._loop.create_task(closing)])
+        return await _join([self._loop.create_task(closing)], self._journal.hurry)
 
     def _leave_orphans(self, *, is_cut_short: bool, is_cancelled: bool) -> None:
         """Attempts that can't be stopped go on, so that it is known for how long they do.
@@ -410,6 +435,8 @@ class Engine:
                 )
                 if outcomes and isinstance(answer, AttemptAnswered):
                     answer = replace(answer, outcomes=[*answer.outcomes, *outcomes])
+                if self._journal is not None and isinstance(answer, AttemptAnswered):
+                    await self._journal.prepare(answer)
         except AttemptError as error:
             answer = AttemptFailed(number, error.failure)
         except DecodeError as error:
@@ -434,8 +461,13 @@ def running_on(count: int, backend: str, billed: Billed | None) -> str:
     return f"{what} for {most_s:g} s at most each, {math.ceil(gb_s):,} GB-seconds in all"
 
 
-async def _join(tasks: Sequence[asyncio.Task[None]]) -> asyncio.CancelledError | None:
-    """Wait until all tasks have ended; a cancellation meanwhile is given back, not obeyed."""
+async def _join(
+    tasks: Sequence[asyncio.Task[None]], hurry: Callable[[], None] | None = None
+) -> asyncio.CancelledError | None:
+    """Wait until all tasks have ended; a cancellation meanwhile is given back, not obeyed.
+
+    It is told to `hurry`.
+    """
     cancelled = None
     pending = {task for task in tasks if not task.done()}
     while pending:
@@ -443,5 +475,7 @@ async def _join(tasks: Sequence[asyncio.Task[None]]) -> asyncio.CancelledError |
             _, pending = await asyncio.wait(pending)
         except asyncio.CancelledError as error:
             cancelled = error
+            if hurry is not None:
+                hurry()
             pending = {task for task in pending if not task.done()}
     return cancelled

@@ -25,13 +25,23 @@ if TYPE_CHECKING:
 class Offered:
     """The input gave `count` more chunks, with indices from `first`; 1 is a usual weight.
 
-    The outcomes of some may be `known` from an earlier run: these tasks are settled.
+    The outcomes of some may be `known` from an earlier run: these tasks are settled. Those of
+    others are known, too, but come `later`, since they have to be read first (`Recalled`).
     """
 
     first: int
     count: int
     weights: Sequence[float] | None = None
     known: Sequence[Outcome[Any]] = ()
+    later: Sequence[int] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Recalled:
+    """Outcomes of an earlier run have been read; tasks whose outcome is `lost` are to be done."""
+
+    outcomes: Sequence[Outcome[Any]]
+    lost: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +97,7 @@ class Cancelled:
 
 Event: TypeAlias = (
     Offered
+    | Recalled
     | InputEnded
     | AttemptStarted
     | AttemptAnswered

@@ -15,6 +15,7 @@ from fanout import config
 from fanout.backends import sharing
 from fanout.backends.chosen import chosen
 from fanout.errors import BudgetExceededError, UsageError
+from fanout.interrupts import Hold
 from fanout.large_objects import LargeObjects
 from fanout.outcomes import Arrivals, Meter, OutcomeStream, Run
 from fanout.retry import RetryPolicy
@@ -84,6 +85,7 @@ class Executor:
         """Open the backend."""
         await sharing.start(self._backend)
         try:
+            await self._setup.start()
             await self._objects.start()
         except BaseException:
             await sharing.close(self._backend)
@@ -99,11 +101,14 @@ class Executor:
     ) -> None:
         """Close the backend, unless another executor has it; leaves no process behind."""
         self._is_open = False
-        try:
-            await self._setup.aclose()
-            await sharing.close(self._backend)
-        finally:
-            await self._objects.aclose()
+        with Hold(of_loop=True):
+            try:
+                try:
+                    await self._setup.aclose()
+                finally:
+                    await sharing.close(self._backend)
+            finally:
+                await self._objects.aclose()
 
     async def put(self, value: object) -> Any:
         """Put a large object where every worker can have it, once; use the `Ref` in chunks.

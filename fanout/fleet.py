@@ -44,6 +44,7 @@ class FleetModel:
         requests_per_s: Invocations that may begin each second; None: ten for each of
             `concurrency`. As many may come at once.
         retry_after_s: What AWS says with a 429 for concurrency: to come again in so many seconds.
+        refused_share: Share of requests that are refused so although there is room.
         refusal_s: From sending a request to having read that it is refused, seconds.
         launches_per_s: Requests that the client can send each second, one after the other.
         memory_mb: Of each environment, MB; counts for GB-seconds only.
@@ -58,10 +59,13 @@ class FleetModel:
         transient_share: Share of invocations that happen to be slow.
         transient_factor: By this factor, from and to.
         crash_share: Share of invocations under which the environment dies, at any time.
+        crash_per_s: And besides, how often an environment dies in a second that tasks run.
         lost_share: Share of invocations whose answer is lost on its way; the work is done.
         hang_share: Share of invocations whose kernel hangs at one of their tasks, silent until
             `timeout_s`, or until the hard deadline that the client gave.
         overhead_s: What each invocation takes besides its tasks, seconds; billed.
+        wire_s: What it takes on the way there and back, seconds; not billed.
+        warm: Environments that are there, and idle, as the run begins.
         busy: How much of `concurrency` other work of the account takes; the client isn't told.
         busy_every_s: The other work is there for so many seconds, then away for as many; None: it
             is always there.
@@ -73,6 +77,7 @@ class FleetModel:
     environments_per_s: float = 100.0
     requests_per_s: float | None = None
     retry_after_s: float = 1.0
+    refused_share: float = 0.0
     refusal_s: float = 0.05
     launches_per_s: float = 250.0
     memory_mb: int = 1769
@@ -87,9 +92,12 @@ class FleetModel:
     transient_share: float = 0.005
     transient_factor: tuple[float, float] = (1.5, 3.0)
     crash_share: float = 0.005
+    crash_per_s: float = 0.0
     lost_share: float = 0.0
     hang_share: float = 0.0
     overhead_s: float = 0.2
+    wire_s: float = 0.0
+    warm: int = 0
     busy: int = 0
     busy_every_s: float | None = None
     idle_s: float = 300.0
@@ -124,7 +132,9 @@ class FleetModel:
             pace=(1.0, 1.0),
             slow_share=0.0,
             transient_share=0.0,
+            refused_share=0.0,
             crash_share=0.0,
+            crash_per_s=0.0,
             lost_share=0.0,
             hang_share=0.0,
         )
@@ -223,7 +233,6 @@ class Fleet:
 
     Attributes:
         in_flight: Invocations that run.
-        started: Environments that were ever started.
         most_in_flight: The most that ran at once.
         billed_s: What all invocations that were let in are billed for, to their ends, seconds.
     """
@@ -232,12 +241,13 @@ class Fleet:
         self.model = model
         self._calls = fork(rng)
         self._births = fork(rng)
-        self._idle: list[Environment] = []  # used last at the end
+        self._born = 0
+        # Used last at the end.
+        self._idle: list[Environment] = [self._start()[0] for _ in range(model.warm)]
         self._growth = _Bucket(model.environments_per_s, model.burst)
         per_s = model.requests_per_s or 10.0 * model.concurrency
         self._requests = _Bucket(per_s, max(1.0, per_s))
         self.in_flight = 0
-        self.started = 0
         self.most_in_flight = 0
         self.billed_s = 0.0
 
@@ -245,6 +255,11 @@ class Fleet:
         return (
             f"<Fleet: {self.in_flight} in flight, {len(self._idle)} idle, {self.started} started>"
         )
+
+    @property
+    def started(self) -> int:
+        """How many were started since the run began."""
+        return self._born - self.model.warm
 
     @property
     def environments(self) -> int:
@@ -269,7 +284,8 @@ class Fleet:
         model = self.model
         if self._idle and self._idle[-1].idle_since_s + model.idle_s < now_s:
             self._idle.clear()  # the one used last is the last to go
-        if self.in_flight >= model.available(now_s):
+        is_refused = model.refused_share > 0 and self._calls.random() < model.refused_share
+        if is_refused or self.in_flight >= model.available(now_s):
             return Refusal(Reason.CONCURRENCY, model.retry_after_s)
         if wait_s := self._requests.wait_s(now_s):
             return Refusal(Reason.RATE, wait_s)
@@ -287,7 +303,7 @@ class Fleet:
         invocation = self._decide(environment, seconds, soft_s, hard_s)
         invocation.init_s, invocation.began_s = init_s, now_s
         billed_s = init_s + model.overhead_s + invocation.run_s
-        invocation.ends_s = now_s + billed_s
+        invocation.ends_s = now_s + billed_s + model.wire_s
         self.billed_s += billed_s
         return invocation
 
@@ -307,8 +323,8 @@ class Fleet:
         init_s = model.cold_median_s * math.exp(rng.gauss(0.0, model.cold_sigma))
         if rng.random() < model.cold_tail_share:
             init_s += rng.uniform(*model.cold_tail_s)
-        self.started += 1
-        return Environment(self.started - 1, pace), init_s
+        self._born += 1
+        return Environment(self._born - 1, pace), init_s
 
     def _decide(
         self,
@@ -345,6 +361,8 @@ class Fleet:
             run_s, ending = most_s, Ending.TIMED_OUT
         if is_crashed:
             run_s, ending = run_s * where, Ending.CRASHED
+        elif model.crash_per_s and (dies_s := rng.expovariate(model.crash_per_s)) < run_s:
+            run_s, ending, is_stopped = dies_s, Ending.CRASHED, False
         is_last = ending in {Ending.CRASHED, Ending.TIMED_OUT} or (is_stopped and hangs_at >= 0)
         return Invocation(environment, ending, done, is_stopped, run_s, 0.0, 0.0, 0.0, is_last)
 

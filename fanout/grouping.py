@@ -49,6 +49,16 @@ _MEMORY: Final = 0.5
 # Groups are made anew when what is left would fill less than this part of those that were planned:
 # what comes back of slow environments goes to all of them, not in one piece.
 _VOID: Final = 0.25
+# No client is taken to be slower than this part of what the policy assumes because of an earlier
+# run: with few environments its rate would never be measured again.
+_SLOWEST: Final = 0.1
+# They are also made anew when a task takes so many times what they were made by: that came from a
+# map that had other chunks, or ran elsewhere.
+_WRONG: Final = 2.0
+# What is sent a second time is cut up if it takes so many times the shortest group. Only where the
+# time of a task was thought to be far shorter than it is, it does (1000 tasks of 10 s, thought to
+# take 0.01 s: 83 s, not 384; 63 s if nothing is thought).
+_LONG: Final = 4.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +129,11 @@ class Grouping:
         policy: Bounds.
         timeout_s: What a task may take.
         estimate: What an earlier map has found.
+        launches_per_s: What the client could do then; None if that was not measured.
+
+    Attributes:
+        measured_tasks: How many tasks it has learnt from, its estimate aside.
+        measured_launches_per_s: What the client can do, if it was measured since.
     """
 
     def __init__(
@@ -127,6 +142,7 @@ class Grouping:
         *,
         timeout_s: float | None = None,
         estimate: Estimate | None = None,
+        launches_per_s: float | None = None,
     ) -> None:
         self._policy = policy
         self._timeout_s = timeout_s
@@ -135,10 +151,15 @@ class Grouping:
         self._unit_s = 0.0
         self._task_bytes = 0.0
         self._launches_per_s = policy.launches_per_s
+        if launches_per_s is not None:
+            self._launches_per_s *= min(max(launches_per_s / policy.launches_per_s, _SLOWEST), 1.0)
+        self.measured_tasks = 0
+        self.measured_launches_per_s: float | None = None
         self._wanted = 0  # the fleet, when last asked
         self._fleet = 1  # attempts in flight at once, when last told
         self._batch = 0  # groups to come that are as large as the one before
         self._batch_amount = 0.0
+        self._batch_unit_s = 0.0  # by which it was made
         if estimate is not None:
             self._answers, self._largest = 1, math.inf
             self._unit_s, self._task_bytes = estimate.unit_s, estimate.task_bytes
@@ -200,11 +221,13 @@ class Grouping:
         self._task_bytes += weight * (payload_bytes / tasks - self._task_bytes)
         self._largest = max(self._largest, done)
         self._answers += 1
+        self.measured_tasks += tasks
 
     def launched(self, count: int, took_s: float) -> None:
         """Learn the client's rate from so many launches in a row."""
         if took_s > 0:
             self._launches_per_s = min(count / took_s, self._policy.launches_per_s)
+            self.measured_launches_per_s = self._launches_per_s
 
     def fleet(self, amount: float | None, limit: int, *, warm: int = 0) -> int:
         """How many environments a run should use at once.
@@ -246,8 +269,10 @@ class Grouping:
         if not self._answers or self.is_probing:
             return 1
         planned = _VOID * self._batch * self._batch_amount
-        if self._batch <= 0 or (remaining is not None and remaining < planned):
+        is_void = remaining is not None and remaining < planned
+        if self._batch <= 0 or is_void or self._unit_s > _WRONG * self._batch_unit_s:
             self._batch, self._batch_amount = self._next_batch(remaining, fleet)
+            self._batch_unit_s = self._unit_s
         self._batch -= 1
         return max(min(self._most, self._batch_amount), 1)
 
@@ -285,6 +310,16 @@ class Grouping:
     def expected_s(self, amount: float) -> float | None:
         """How long a worker should be busy with so much; None if nothing is known."""
         return self._unit_s * amount if self._answers and not self.is_probing else None
+
+    def parts(self, amount: float) -> int:
+        """Into how many to cut what is sent a second time: it was sized when less was known.
+
+        One, unless it takes far longer than was thought.
+        """
+        least = self._amount(self._policy.least_s)
+        if self.is_fixed or amount <= max(1.0, _LONG * least):
+            return 1
+        return math.ceil(amount / least)
 
     def soft_s(self, amount: float) -> float | None:
         """After how long it should rather give back what is left; None if nothing is known."""

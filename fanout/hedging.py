@@ -207,7 +207,7 @@ class Hedging:
             elapsed_s = now_s - live.launched_s
             # An opaque task may be as large as it is late, and cost as much again; a sliced attempt
             # that is hung would have answered long ago, so its silence says nothing about its work.
-            cost_s = live.expected_s or elapsed_s
+            cost_s = self._lateness.usual_s(live) or elapsed_s
             if not (live.is_sliced and is_hung):
                 cost_s = max(cost_s, elapsed_s)
             cost_gb_s = self._gb * cost_s

@@ -12,7 +12,7 @@ import itertools
 import math
 import numbers
 from collections.abc import AsyncIterable, Iterable, Sized
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from fanout.errors import FanoutError, UsageError
 from fanout.events import InputEnded, Offered
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from fanout.scheduler import Scheduler
     from fanout.tasks import Outcome
+
+    Recall: TypeAlias = Callable[[int, Sequence[Any]], tuple[Sequence[Outcome[Any]], Sequence[int]]]
 
 # How long input is pulled without letting the event loop breathe.
 _SLICE_S: Final = 0.005
@@ -39,8 +41,8 @@ class Intake:
         abort: Ends the run because of an error.
         drains: When the source raises, have the tasks before it finished and delivered first.
         weight: Tells how heavy a chunk is.
-        recall: Tells which chunks were done in an earlier run, with their outcomes, from the index
-            of the first on.
+        recall: Tells which chunks were done in an earlier run, from the index of the first on: the
+            outcomes of some, and the indices of those whose outcomes come later (`Recalled`).
 
     Attributes:
         chunks: Those that were offered, by index; whoever settles a task removes its chunk.
@@ -57,7 +59,7 @@ class Intake:
         abort: Callable[[BaseException], None],
         drains: bool,
         weight: Callable[[Any], float] | None = None,
-        recall: Callable[[int, Sequence[Any]], Sequence[Outcome[Any]]] | None = None,
+        recall: Recall | None = None,
     ) -> None:
         self.chunks: dict[int, Any] = {}
         self.total = len(source) if isinstance(source, Sized) else None
@@ -209,15 +211,16 @@ class Intake:
             first, self._pulled = self._pulled, self._pulled + count
             kept = None if weights is None else weights[:count]
             known: Sequence[Outcome[Any]] = ()
+            later: Sequence[int] = ()
             if self._recall is not None:
                 chunks = [self.chunks[index] for index in range(first, self._pulled)]
                 try:
-                    known = self._recall(first, chunks)
+                    known, later = self._recall(first, chunks)
                 except FanoutError as error:
                     self._iterator = None
                     self._abort(error)
                     return
-            self._feed(Offered(first, count, kept, known))
+            self._feed(Offered(first, count, kept, known, later))
 
     def _failed(self, error: BaseException, given: int) -> None:
         """End the run with what the source raised, at once or when the tasks so far are done."""

@@ -66,6 +66,11 @@ class LargeObjects:
         """Where workers find them; None: there is nothing to find."""
         return self._store.locator if self._is_named or self._has_some else None
 
+    @property
+    def store(self) -> Store | None:
+        """What the user named; None: nothing."""
+        return self._store if self._is_named else None
+
     def of_run(self, run: str) -> RunObjects | None:
         """Where the messages of a run may go; None: all that its backend can't carry is refused."""
         return RunObjects(self._store, run) if self._is_named and self._is_remote else None

@@ -36,6 +36,9 @@ _START_SURVIVAL: Final = 0.1
 _START_MARGIN_S: Final = 0.3
 # The soft deadline with a margin for reply and network (found by simulation).
 _SOFT_MARGIN: Final = 1.05
+# So many answers stand for all of an earlier process, of each kind: once a function starts more
+# slowly, five new ones show it.
+_KEPT: Final = 40
 # Below 20 answers, a 95th percentile is the largest of them.
 _FEWEST: Final = 20
 # Where the 99th percentile lies within 1.5 medians, spread is noise: what is late by a third will
@@ -64,14 +67,29 @@ class Starts:
     """What answers take beyond the run of their kernel, by whether their environment was warm.
 
     Every run has one; those on the same function may share it, so that later ones know.
+
+    Args:
+        cold: Answers of environments that were new, as bins of a `Spread`, seen before.
+        warm: The others.
+
+    Attributes:
+        seen: How many answers it has seen itself.
     """
 
-    def __init__(self) -> None:
-        self._spreads = {False: Spread(), True: Spread()}
+    def __init__(
+        self, cold: Mapping[int, int] | None = None, warm: Mapping[int, int] | None = None
+    ) -> None:
+        self._spreads = {False: Spread.of(cold or {}), True: Spread.of(warm or {})}
+        self.seen = 0
 
     def add(self, seconds: float, *, is_warm: bool) -> None:
         """Take note of an answer."""
         self._spreads[is_warm].add(seconds)
+        self.seen += 1
+
+    def thinned(self, *, is_warm: bool) -> dict[int, int]:
+        """What a later process may begin with: few, so that what it sees itself soon counts."""
+        return self._spreads[is_warm].thinned(_KEPT)
 
     def allowance_s(self, first_s: float, *, is_warm: bool) -> float:
         """What nearly all take; `first_s` while too few were seen."""
@@ -125,6 +143,12 @@ class Lateness:
         else:
             hung_s = math.inf
         return min(max(limits.late * unit_s, _SOONEST_S), hung_s), hung_s
+
+    def usual_s(self, live: Live) -> float | None:
+        """How long it should take: what was expected, or less if that was far too much."""
+        if not live.expected_s:
+            return None
+        return live.expected_s * min(1.0, self._limits[True].median)
 
     def ended(
         self, live: Live, wall_s: float, *, run_s: float | None, is_cold: bool | None

@@ -14,20 +14,19 @@ import random
 import secrets
 import sys
 import time
-from collections import OrderedDict
 from collections.abc import Sequence, Sized
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from fanout.backends.chosen import recipe_of
+from fanout.backends.chosen import recipe_of, site_of
 from fanout.engine import Engine
 from fanout.errors import UsageError
+from fanout.findings import Findings
 from fanout.grouping import Grouping
 from fanout.guards import Guards, guards_of
 from fanout.intake import checked_input
 from fanout.kernel_spec import prepare
-from fanout.lateness import Starts
 from fanout.options import check
 from fanout.request import Request
 from fanout.scheduler import Scheduler
@@ -37,15 +36,12 @@ if TYPE_CHECKING:
 
     from fanout.backends import Backend
     from fanout.events import RunEvent
-    from fanout.grouping import Estimate
-    from fanout.journal import RunJournal
+    from fanout.journal import Limits, RunJournal
     from fanout.kernel_spec import KernelSpec
     from fanout.large_objects import LargeObjects
     from fanout.options import MapOptions
     from fanout.tasks import Outcome
 
-# Kernels of which it is remembered how long their tasks take.
-_ESTIMATES_KEPT: Final = 256
 # Options that are the affair of the call alone.
 _OF_THE_CALL: Final = {"name", "on_change", "journal", "weight", "progress", "on_event"}
 
@@ -57,15 +53,28 @@ class RunSetup:
         backend: Already started when a run is set up.
         objects: The executor's store.
         shows_progress: Whether progress is shown where the options don't say.
+        limits: How much journals keep, if not as usual.
     """
 
-    def __init__(self, backend: Backend, objects: LargeObjects, *, shows_progress: bool) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        objects: LargeObjects,
+        *,
+        shows_progress: bool,
+        limits: Limits | None = None,
+    ) -> None:
+        self._limits = limits
         self._backend = backend
         self._objects = objects
         self._shows_progress = shows_progress
         self._orphans: set[asyncio.Task[None]] = set()
-        self._estimates = Estimates()
-        self._starts = Starts()
+        self._findings = Findings()
+
+    async def start(self) -> None:
+        """Begin with what earlier processes have found."""
+        if (site := site_of(self._backend)) is not None:
+            await self._findings.recall(site)
 
     def engine(
         self,
@@ -109,7 +118,9 @@ class RunSetup:
         spec = prepare(kernel, is_safe=is_safe)
         total = len(source) if isinstance(source, Sized) else None
         self._guards(options, 0.0)  # what is wrong with them shall leave no journal behind
-        journal = self._journal(options, spec, run, total, is_star=is_star, is_own=is_own)
+        # Weights may be in another unit the next time.
+        known = self._findings.key(spec, kernel) if weight is None else None
+        journal = self._journal(options, spec, run, total, known, is_star=is_star, is_own=is_own)
         try:
             guards = self._guards(options, 0.0 if journal is None else journal.spent_gb_s)
             if journal is not None:
@@ -119,8 +130,6 @@ class RunSetup:
             is_whole = weight is not None or (
                 journal is not None and isinstance(source, list | tuple | range)
             )
-            # Weights may be in another unit the next time.
-            known = f"{self._backend.name} {spec.digest}" if weight is None else None
             grouping = self._grouping(options, known)
             is_idempotent = options.get("idempotent", True)
             stops_tasks = self._backend.stops_tasks
@@ -158,7 +167,12 @@ class RunSetup:
                 weight=weight,
                 drains=is_consumed,
                 orphans=self._orphans if stops_tasks else None,
-                on_end=functools.partial(self._estimates.keep, known, grouping) if known else None,
+                on_end=functools.partial(
+                    self._findings.keep,
+                    known,
+                    grouping,
+                    is_private=options.get("journal") is False,
+                ),
                 journal=journal,
                 observers=[*observers, *self._observers(options)],
             )
@@ -168,12 +182,13 @@ class RunSetup:
             raise
 
     async def aclose(self) -> None:
-        """Give up what is in flight for runs that are over."""
+        """Give up what is in flight for runs that are over, and keep what was found."""
         orphans = [*self._orphans]
         for task in orphans:
             task.cancel()
         if orphans:
             await asyncio.wait(orphans)
+        await self._findings.aclose()
 
     def _grouping(self, options: MapOptions, known: str | None) -> Grouping:
         """How tasks are grouped: by the backend's policy, and what an earlier run has found."""
@@ -183,7 +198,8 @@ class RunSetup:
         return Grouping(
             replace(self._backend.grouping, fixed=group),
             timeout_s=options.get("timeout_s"),
-            estimate=self._estimates.of(known) if known else None,
+            estimate=self._findings.estimate(known) if known else None,
+            launches_per_s=self._findings.launches_per_s,
         )
 
     def _journal(
@@ -192,6 +208,7 @@ class RunSetup:
         spec: KernelSpec,
         run: str,
         total: int | None,
+        known: str | None,
         *,
         is_star: bool,
         is_own: bool,
@@ -220,11 +237,26 @@ class RunSetup:
                     "backend": recipe_of(self._backend),
                     "store": self._objects.named,
                     "folders": [str(Path.cwd()), *filter(None, sys.path[:1])],
+                    "knew": self._knew(known),
                 },
             ),
             on_change=options.get("on_change", "refuse"),
             billed=billed,
+            limits=self._limits,
+            store=self._objects.store,
         )
+
+    def _knew(self, known: str | None) -> dict[str, Any]:
+        """What is known as a run begins, for those who simulate it later."""
+        billed = self._backend.billed
+        estimate = self._findings.estimate(known) if known else None
+        return {
+            "limit": self._backend.limit,
+            "memory_mb": None if billed is None else round(billed.gb * 1024),
+            "timeout_s": None if billed is None else billed.timeout_s,
+            "is_weighted": known is None,
+            "unit_s": None if estimate is None else estimate.unit_s,
+        }
 
     def _guards(self, options: MapOptions, spent_gb_s: float) -> Guards:
         """What keeps an eye on attempts that are billed."""
@@ -238,7 +270,7 @@ class RunSetup:
                 max_gb_s=max_gb_s,
                 spent_gb_s=spent_gb_s,
                 timeout_s=options.get("timeout_s"),
-                starts=self._starts,
+                starts=self._findings.starts,
             )
         if max_gb_s is not None:
             msg = f"max_gb_s={max_gb_s!r} is for Lambda: {self._backend.name} costs nothing"
@@ -270,23 +302,3 @@ def _kept(options: MapOptions) -> dict[str, Any] | None:
     except (TypeError, ValueError):  # a number of numpy's, say
         return None
     return kept
-
-
-class Estimates:
-    """How long the tasks of kernels take, of those that ran last: the next run begins with it."""
-
-    def __init__(self) -> None:
-        self._kept: OrderedDict[str, Estimate] = OrderedDict()
-
-    def of(self, kernel: str) -> Estimate | None:
-        """What is known of a kernel."""
-        return self._kept.get(kernel)
-
-    def keep(self, kernel: str, grouping: Grouping) -> None:
-        """Remember what a run has found, if it has."""
-        if grouping.estimate is None:
-            return
-        self._kept[kernel] = grouping.estimate
-        self._kept.move_to_end(kernel)
-        if len(self._kept) > _ESTIMATES_KEPT:
-            self._kept.popitem(last=False)

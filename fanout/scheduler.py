@@ -67,6 +67,7 @@ from fanout.events import (
     InputEnded,
     Launch,
     Offered,
+    Recalled,
     Retry,
     Ticked,
     WakeAt,
@@ -80,7 +81,7 @@ from fanout.tasks import Outcome
 from fanout.throttle import PATIENCE_S
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from random import Random
 
     from fanout.capacity import Seat
@@ -151,6 +152,7 @@ class Scheduler:
         self._stops_on_failure = stops_on_failure
 
         self._unsettled: set[int] = set()
+        self._recalling: set[int] = set()  # of these, those whose outcome is being read
         self._supply = Supply(grouping, limit=limit, total=total, least_window=least_window)
         self._backing_off: list[tuple[float, tuple[int, ...]]] = []
         self._flight = Flight(
@@ -242,6 +244,8 @@ class Scheduler:
                 self._on_answered(event, now_s)
             case Offered():
                 self._on_offered(event)
+            case Recalled():
+                self._on_recalled(event)
             case AttemptStarted(attempt=number):
                 self._on_started(number, now_s)
                 if self._timeout_s is None:
@@ -271,11 +275,21 @@ class Scheduler:
     # ---- events ----
 
     def _on_offered(self, event: Offered) -> None:
-        known = {outcome.index for outcome in event.known}
+        known = {outcome.index for outcome in event.known}.union(event.later)
         tasks = self._supply.offer(event.first, event.count, event.weights, known)
-        self._unsettled.update(tasks)
+        self._unsettled.update(tasks, event.later)
+        self._recalling.update(event.later)
         for outcome in event.known:
             self._delivery.settle(outcome)
+
+    def _on_recalled(self, event: Recalled) -> None:
+        for outcome in event.outcomes:
+            self._recalling.discard(outcome.index)
+            self._unsettled.discard(outcome.index)
+            self._delivery.settle(outcome)
+        self._recalling.difference_update(event.lost)
+        if event.lost:
+            self._supply.offer_late(event.lost)
 
     def _on_started(self, number: int, now_s: float) -> None:
         if number in self._flight and self._timeout_s is not None:
@@ -327,13 +341,16 @@ class Scheduler:
     def _send_left(self, tasks: Sequence[int], now_s: float) -> None:
         """Send again what a worker left; at the end of the run over all that is idle and warm.
 
-        A new environment would begin when these have ended.
+        A new environment would begin when these have ended. But if they take far longer than was
+        thought when they were sent, it is not the end of the run yet.
         """
-        if self._supply.waiting or not self._supply.has_ended:
-            self._supply.put_back(tasks)
+        supply = self._supply
+        pieces = max(1, min(self._flight.idle(now_s, self._limit), _PIECES))
+        is_long = self._grouping.parts(supply.weight_of(tasks) / pieces) > 1
+        if supply.waiting or not supply.has_ended or is_long:
+            supply.put_back(tasks)
         else:
-            idle = self._flight.idle(now_s, self._limit)
-            self._supply.put_back_cut(tasks, max(1, min(idle, _PIECES)))
+            supply.put_back_cut(tasks, pieces)
 
     def _on_task_failed(self, outcome: Outcome[Any], now_s: float) -> None:
         failure = outcome.failure or Failure(kind=FailureKind.KERNEL_RAISED, error=outcome.error)
@@ -515,7 +532,8 @@ class Scheduler:
         supply.launched(self._next_attempt - 1, self._next_attempt - first, now_s)
         if not is_held:
             flight.rest()
-        if dear and not self._carried and not self._backing_off and not self.wanted:
+        is_all = not self._backing_off and not self._recalling and not self.wanted
+        if dear and not self._carried and is_all:
             self._end_for_budget()
 
     def _end_for_budget(self) -> None:
@@ -565,7 +583,7 @@ class Scheduler:
             est_gb_s=(expected_s or 0.0) * self._gb,
         )
         for number, pieces in silent:
-            for piece in pieces:
+            for piece in self._parts(pieces):
                 if len(self._carried) >= self._limit:
                     return
                 if not self._flight.admits(now_s):
@@ -573,6 +591,12 @@ class Scheduler:
                     return
                 if not self._launch_one(piece, now_s, covers=number):
                     return
+
+    def _parts(self, pieces: Sequence[Sequence[int]]) -> Iterator[Sequence[int]]:
+        """The pieces of a cover, cut up where they take far longer than was thought."""
+        for piece in pieces:
+            count = min(len(piece), self._grouping.parts(self._supply.weight_of(piece)))
+            yield from (piece[start::count] for start in range(count))
 
     def _settle_or_wake(self, now_s: float) -> None:
         if self.is_finished:

@@ -4,8 +4,8 @@ Pure. The very `Scheduler` that runs maps decides, `fleet.Fleet` is the service 
 environments, and a heap of what is due next is the clock. Launches wait for each other, since the
 client sends one request at a time. It is checked that every task is delivered exactly once.
 
-What it leaves out: time on the wire (it is in `FleetModel.overhead_s`) and what answers cost the
-client, payloads, compiling, and what kernels raise. The fleet's noise is assumed, see there.
+What it leaves out: what answers cost the client, payloads, compiling, and what kernels raise. The
+fleet's noise is assumed, or fitted to a run that was (`fitting`).
 """
 
 from __future__ import annotations

@@ -11,7 +11,8 @@ from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+    from typing import Self
 
 # Width of a bin: a quantile is exact to 2 %, against thresholds of 30 % and more.
 _BIN: Final = math.log(1.02)
@@ -25,6 +26,28 @@ class Spread:
         self._over: Counter[int] = Counter()
         self._cut_short: Counter[int] = Counter()
         self.count = 0  # values that are not cut short
+
+    @classmethod
+    def of(cls, bins: Mapping[int, int]) -> Self:
+        """One that has seen so many values in these bins; none of them cut short."""
+        spread = cls()
+        spread._over.update(bins)
+        spread.count = spread._over.total()
+        return spread
+
+    def thinned(self, most: int) -> dict[int, int]:
+        """At most so many values that lie as those do that are not cut short, by their bins."""
+        if self.count <= most:
+            return dict(sorted(self._over.items()))
+        found: Counter[int] = Counter()
+        passed = 0
+        for at in sorted(self._over):
+            before, passed = passed, passed + self._over[at]
+            # Each stands for an equal part of them, and lies in its middle.
+            first, last = (math.ceil(n * most / self.count - 0.5) for n in (before, passed))
+            if last > first:
+                found[at] = last - first
+        return dict(found)
 
     @property
     def size(self) -> int:

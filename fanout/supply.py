@@ -93,6 +93,11 @@ class Supply:
         self._queue.add(tasks, weights)
         return tasks
 
+    def offer_late(self, tasks: Sequence[int]) -> None:
+        """These were thought to be known, and are not: they wait, too."""
+        self._offered_amount += self._queue.weight_of(tasks)
+        self.put_back(tasks, first=False)
+
     def put_back(self, tasks: Sequence[int], *, first: bool = True) -> None:
         """Send these again, before all others or not; one on its own stays so.
 

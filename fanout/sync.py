@@ -14,13 +14,13 @@ wait.
 from __future__ import annotations
 
 import contextlib
-import functools
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, TypeVarTuple, overload
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from fanout import executor
 from fanout.errors import UsageError
+from fanout.interrupts import Hold, kept_back, let_through
 
 if TYPE_CHECKING:
     from collections.abc import (
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         Iterable,
         Iterator,
     )
+    from concurrent.futures import Future
     from types import TracebackType
     from typing import Self, Unpack
 
@@ -55,8 +56,11 @@ class Executor:
     def __enter__(self) -> Self:
         """Start the event loop and open the backend."""
         with contextlib.ExitStack() as stack:
-            self._portal = stack.enter_context(start_blocking_portal("asyncio"))
-            stack.enter_context(self._portal.wrap_async_context_manager(self._executor))
+            stack.enter_context(Hold())
+            with kept_back():
+                self._portal = stack.enter_context(start_blocking_portal("asyncio"))
+                with let_through():
+                    stack.enter_context(self._portal.wrap_async_context_manager(self._executor))
             self._stack = stack.pop_all()
         return self
 
@@ -67,8 +71,9 @@ class Executor:
         trace: TracebackType | None,
     ) -> None:
         """Close the backend and end the event loop."""
-        self._portal = None
-        self._stack.__exit__(kind, error, trace)
+        with kept_back():
+            self._portal = None
+            self._stack.__exit__(kind, error, trace)
 
     @overload
     def map(
@@ -156,7 +161,9 @@ class Executor:
     ) -> Iterator[Iterator[Outcome[R]]]:
         """Give the outcomes as they come; see `fanout.Executor.stream`."""
         stream = self._executor.stream(kernel, chunks, ordered=ordered, **options)
-        with self._opened().wrap_async_context_manager(stream) as outcomes:
+        with contextlib.ExitStack() as stack:
+            with kept_back():
+                outcomes = stack.enter_context(self._opened().wrap_async_context_manager(stream))
             yield self._each(outcomes)
 
     def _each(self, outcomes: OutcomeStream[R]) -> Iterator[Outcome[R]]:
@@ -173,12 +180,18 @@ class Executor:
 
     def _wait(self, work: Callable[[], Awaitable[W]]) -> W:
         """Have the loop's thread do it, and cancel it if the wait is interrupted."""
-        future = self._opened().start_task_soon(work)
-        try:
+        with kept_back():
+            return _result(self._opened().start_task_soon(work))
+
+
+def _result(future: Future[W]) -> W:
+    """Wait for what the loop's thread does; Ctrl-C ends the wait, and cancels it."""
+    try:
+        with let_through():
             return future.result()
-        except BaseException:
-            future.cancel()
-            raise
+    except BaseException:
+        future.cancel()
+        raise
 
 
 @overload
@@ -257,8 +270,8 @@ def run(
 
 def resume(run: str, *, progress: bool | None = None) -> Run[Any]:
     """Go on with a run that did not end; see `fanout.resume`."""
-    with start_blocking_portal("asyncio") as portal:
-        return portal.call(functools.partial(executor.resume, run, progress=progress))
+    with Hold(), kept_back(), start_blocking_portal("asyncio") as portal:
+        return _result(portal.start_task_soon(lambda: executor.resume(run, progress=progress)))
 
 
 @contextlib.contextmanager

@@ -8,7 +8,9 @@ import sqlite3
 from typing import TYPE_CHECKING, Any
 
 from fanout import Executor
-from fanout.journal import Folder
+from fanout.budget import Billed
+from fanout.journal import Folder, Limits
+from fanout.run_setup import RunSetup
 from tests.fakes import FakeBackend, Fate, always
 
 if TYPE_CHECKING:
@@ -23,13 +25,34 @@ def backend(**options: Any) -> FakeBackend:
     return FakeBackend(2, **{"plan": always(Fate(task_s=0.0)), **options})
 
 
+class BilledBackend(FakeBackend):
+    """One that costs money."""
+
+    @property
+    def billed(self) -> Billed:  # type: ignore[override]  # this one costs something
+        return Billed(gb=1.0, timeout_s=60.0)
+
+
+def limited(limits: Limits, where: Any = None, store: Any = None) -> Executor:
+    """An executor whose journals keep no more than that."""
+    ex = Executor(backend() if where is None else where, store=store)
+    ex._setup = RunSetup(ex.backend, ex._objects, shows_progress=False, limits=limits)
+    return ex
+
+
 def run(
-    kernel: Callable[[Any], Any], chunks: Any, name: str | None = "sweep", **options: Any
+    kernel: Callable[[Any], Any],
+    chunks: Any,
+    name: str | None = "sweep",
+    *,
+    limits: Limits | None = None,
+    store: Any = None,
+    **options: Any,
 ) -> Run[Any]:
     """A map from start to finish, in a loop of its own."""
 
     async def whole() -> Run[Any]:
-        async with Executor(backend()) as ex:
+        async with limited(limits or Limits(), store=store) as ex:
             return await ex.run(kernel, chunks, name=name, **options)
 
     return asyncio.run(whole())

@@ -6,6 +6,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 
 def double(chunk: Any) -> Any:
     return chunk * 2
@@ -18,6 +20,14 @@ def logged(path: str, chunk: Any) -> Any:
     if chunk == "once" and Path(path).read_text(encoding="utf-8").split().count("once") == 1:
         raise ValueError("once")
     return chunk
+
+
+def heavy(path: str, chunk: int) -> Any:
+    """Write down that it ran; a result of 200 KB, another one for each chunk."""
+    with Path(path).open("ab", buffering=0) as file:
+        file.write(f"{chunk}\n".encode())
+    time.sleep(0.02)
+    return np.full(25_000, float(chunk))
 
 
 def timed(path: str, chunk: int) -> int:

@@ -33,6 +33,7 @@ TESTS: Final = (
     "storm",
     "throttle",
     "task_queue",
+    "scheduler_recalled",
     "scheduler",
     "scheduler_refusals",
     "scheduler_runs",

@@ -53,7 +53,7 @@ def invariants(scheduler: Scheduler) -> None:
     most = 1 if scheduler._flight._hedging is None else 2
     assert all(times <= most for times in in_attempts.values()), "a task has two covers"
     waiting = list(scheduler._supply)
-    places = Counter([*waiting, *backing_off, *in_attempts])
+    places = Counter([*waiting, *backing_off, *in_attempts, *scheduler._recalling])
     assert all(times == 1 for times in places.values()), f"a task is in two places: {places}"
     assert set(places) == scheduler._unsettled, "a task is lost, or was settled and kept"
     assert all(task < scheduler._supply.offered for task in places)

@@ -27,7 +27,8 @@ LAYERS = [
     | {"spread", "watch", "hedge_policy", "lateness"}
     | {"budget", "hard_stops", "hedging", "storm", "guards", "delivery"},
     {"lambda_figures", "causes"},
-    {"fleet", "simulator", "diagnosis"},
+    {"fleet", "simulator", "diagnosis", "past_run", "paces"},
+    {"fitting"},
     {"codec.parts"},
     {"codec.pickling"},
     {"codec.encoding", "codec.decoding"},
@@ -62,13 +63,19 @@ LAYERS = [
     {"stores.s3_parts"},
     {"stores.directory", "stores.s3", "stores.run_objects"},
     {"stores"},
-    {"intake", "stored_input"},
-    {"journal.schema", "journal.writer", "journal.sameness"},
-    {"journal.folder"},
-    {"journal.recipe"},
+    {"intake", "stored_input", "interrupts"},
+    {"journal.schema", "journal.writer", "journal.sameness", "journal.about", "journal.room"},
+    {"journal.folder", "journal.values", "journal.spending", "journal.facts"},
+    {"journal.recipe", "journal.past", "journal.knowledge"},
+    {"journal.session"},
+    {"journal.objects"},
+    {"journal.uploads", "journal.downloads"},
+    {"journal.recall", "journal.large_results", "journal.removal"},
     {"journal.run_journal"},
+    {"journal.opening"},
     {"journal"},
     {"engine", "outcomes"},
+    {"findings"},
     {"large_objects", "run_setup"},
     {"executor"},
     {"api", "sync"},
@@ -85,12 +92,12 @@ LAYERS = [
     {"emulator.service"},
     {"emulator"},
     {"cli", "cli.completion", "cli.cost", "cli.emulate", "cli.mandelbrot", "cli.map"}
-    | {"cli.resume", "cli.runs", "cli.simulate"},
+    | {"cli.resume", "cli.runs", "cli.simulate", "cli.simulate_like", "cli.simulated"},
     {"__main__"},
 ]
 # Where a run is set up it reaches up, at the moment of use: progress is shown unless told not to.
 UPWARDS = {("run_setup", "progress")}
-PURE = set().union(*LAYERS[:17]) | {"printing", "failure_report"}
+PURE = set().union(*LAYERS[:18]) | {"printing", "failure_report"}
 # Asking a clock, a generator or the system is not pure; neither is an event loop.
 IMPURE = {"asyncio", "anyio", "random", "secrets", "socket", "subprocess", "threading", "time"}
 

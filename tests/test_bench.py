@@ -24,6 +24,8 @@ BENCH = Path(__file__).parent / "bench"
         ("emulator_rate.py", ["invocations_per_s_aioboto3", "rate_vs_aioboto3"]),
         ("data_path.py", ["put_mb_s", "get_mb_s", "encode_vs_pickle_base64"]),
         ("journal.py", ["cpu_overhead", "vs_plain_sqlite"]),
+        ("like.py", ["makespan_vs_observed", "gb_s_vs_observed"]),
+        ("knowledge.py", ["makespan_vs_first", "wrong_makespan_vs_first"]),
         ("throttle.py", ["makespan_vs_best", "hidden_throttles_per_task"]),
         (
             "policies.py --seeds 1 --workloads 'const 100'",
@@ -51,7 +53,7 @@ def test_a_benchmark_gives_its_ratios_as_json(bench: str, ratios: list[str]) -> 
 def test_every_benchmark_is_run() -> None:
     names = {path.name for path in BENCH.glob("*.py")}
     of_lambda = {"invoke_path.py", "emulator_rate.py", "data_path.py"}
-    of_the_core = {"policies.py", "scheduler_cost.py", "throttle.py"}
+    of_the_core = {"like.py", "knowledge.py", "policies.py", "scheduler_cost.py", "throttle.py"}
     assert names == {"local_overhead.py", "journal.py"} | of_the_core | of_lambda
     run = (BENCH.parents[1] / "Makefile").read_text(encoding="utf-8")
     assert all(f"tests/bench/{name}" in run for name in names)

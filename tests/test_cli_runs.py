@@ -41,7 +41,18 @@ def test_runs_lists_what_is_kept_and_says_when_that_is_nothing(here: Path) -> No
     begin(here, "picky", [1, 2, 3], "second")
     listed = cli("runs", cwd=here)
     head, *lines = (line.split() for line in listed.stdout.splitlines())
-    assert head == ["run", "name", "state", "tasks", "failed", "GB-s", "began", "kernel"]
+    assert head == [
+        "run",
+        "name",
+        "state",
+        "tasks",
+        "failed",
+        "GB-s",
+        "at",
+        "most",
+        "began",
+        "kernel",
+    ]
     by_name = {line[1]: line for line in lines}
     assert by_name["first"][2:6] == ["done", "2", "of", "2"]
     assert by_name["second"][2] == "failed"

@@ -441,6 +441,19 @@ def test_a_certificate_of_the_users_own_is_trusted(
     assert into.read_bytes() == b"abc"
 
 
+@pytest.mark.parametrize("text", [None, "no certificate"])
+def test_a_bundle_that_is_none_is_told_at_once(
+    text: str | None, into: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    if text is not None:
+        (tmp_path / "bundle").write_text(text)
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / "bundle"))
+    with serving({"file": b"abc"}) as server:
+        with pytest.raises(UsageError, match=r"AWS_CA_BUNDLE is .*bundle, which can't be read"):
+            fetched(f"{server.url}/file", into)
+        assert server.asked == []
+
+
 def test_a_redirection_may_not_lead_out_of_tls(
     tls: ssl.SSLContext, authority: trustme.CA, into: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

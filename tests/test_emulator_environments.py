@@ -166,18 +166,18 @@ def test_signals_have_the_names_of_go() -> None:
 
 
 async def test_a_timeout_kills_the_environment() -> None:
-    async with emulated(timeout_s=0.5) as (emulator, client):
+    async with emulated(timeout_s=2.0) as (emulator, client):
         pid = (await invoke(client, {"pid": 0})).value
         got = await invoke(client, {"print": "begun", "sleep": 60})
         request_id = got.response["ResponseMetadata"]["RequestId"]
         assert (got.status, got.error) == (200, "Unhandled")
         assert got.value == {
             "errorType": "Sandbox.Timedout",
-            "errorMessage": f"RequestId: {request_id} Error: Task timed out after 0.50 seconds",
+            "errorMessage": f"RequestId: {request_id} Error: Task timed out after 2.00 seconds",
         }
         assert "begun\n" in got.log
-        assert "Task timed out after 0.50 seconds" in got.log
-        assert "\tDuration: 500.00 ms\tBilled Duration: 500 ms\t" in got.log
+        assert "Task timed out after 2.00 seconds" in got.log
+        assert "\tDuration: 2000.00 ms\tBilled Duration: 2000 ms\t" in got.log
         assert got.log.endswith("\tStatus: timeout\n")
         await until_gone(pid)
         assert (await invoke(client, {"pid": 0})).value != pid
@@ -254,14 +254,14 @@ async def test_an_init_that_takes_too_long_starts_anew_within_the_invocation(
         "def handler(event, context):\n    return 'served'\n"
     )
     async with (
-        Emulator(handler="slow.handler", path=[tmp_path], init_timeout_s=1.0) as emulator,
+        Emulator(handler="slow.handler", path=[tmp_path], init_timeout_s=5.0) as emulator,
         client_of(emulator) as client,
     ):
         got = await invoke(client)
         assert (got.error, got.value) == (None, "served")
         first, *rest = got.log.splitlines()
         assert re.fullmatch(
-            r"INIT_REPORT Init Duration: 1\d\d\d\.\d\d ms\tPhase: init\tStatus: timeout", first
+            r"INIT_REPORT Init Duration: 5\d\d\d\.\d\d ms\tPhase: init\tStatus: timeout", first
         )
         assert "Init Duration" not in rest[-1]  # it is part of the duration
         assert emulator.counts.cold_starts == 1
@@ -360,7 +360,7 @@ async def test_closing_leaves_no_process_no_file_and_no_task() -> None:
 
 
 async def test_what_a_handler_started_ends_with_its_environment() -> None:
-    async with emulated(timeout_s=0.5) as (_, client):
+    async with emulated(timeout_s=2.0) as (_, client):
         child = (await invoke(client, {"child": 0})).value
         assert is_running(child)
         assert (await invoke(client, {"sleep": 60})).error is not None

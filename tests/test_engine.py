@@ -96,7 +96,9 @@ def test_a_slow_environment_slows_down_its_own_tasks_only() -> None:
     assert virtual_time.run(main()) == 100.0
 
 
-@pytest.mark.parametrize("chunks", [[], iter(()), (), range(0)], ids=repr)
+@pytest.mark.parametrize(
+    "chunks", [[], iter(()), (), range(0)], ids=["list", "iterator", "tuple", "range"]
+)
 def test_an_empty_input_gives_an_empty_list(chunks: Any) -> None:
     backend = FakeBackend()
     assert virtual_time.run(map_squares(backend, chunks)) == []

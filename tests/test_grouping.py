@@ -183,6 +183,23 @@ def test_environments_that_are_warm_cost_no_start() -> None:
     assert known(0.5).fleet(2000, 1000, warm=900) == 708, "more would not be launched in time"
 
 
+def test_a_batch_is_made_anew_when_tasks_take_twice_what_it_was_made_by() -> None:
+    grouping = known(0.01)
+    assert grouping.size(remaining=100_000, fleet=10) == 2048
+    grouping.observe(tasks=1, busy_s=0.02, payload_bytes=1)
+    assert grouping.size(remaining=100_000, fleet=10) == 2048
+    grouping.observe(tasks=1, busy_s=0.5, payload_bytes=1)
+    assert grouping.estimate is not None
+    assert grouping.size(remaining=100_000, fleet=10) == 60.0 / grouping.estimate.unit_s
+
+
+def test_what_is_sent_again_is_cut_up_only_if_it_takes_far_longer_than_the_shortest_group() -> None:
+    assert [known(0.1).parts(amount) for amount in (1, 20, 80, 81, 200)] == [1, 1, 1, 5, 10]
+    assert known(100.0).parts(1) == 1, "a task can't be cut"
+    assert known(100.0, replace(COSTLY, fixed=7)).parts(7) == 1, "as the caller wants it"
+    assert Grouping(COSTLY).parts(500) == 1
+
+
 def test_a_fleet_stays_while_it_is_nearly_right() -> None:
     grouping = known(1.0)
     assert grouping.fleet(1000, 1000) == 100

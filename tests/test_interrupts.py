@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.util
+import json
 import logging
 import os
 import re
 import signal
+import subprocess
 import sys
 import textwrap
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +26,7 @@ import fanout
 from fanout.budget import Billed
 from fanout.emulator import Emulator
 from fanout.engine import running_on
+from fanout.interrupts import Hold, kept_back
 from tests.emulator_checks import ROOT, is_running
 from tests.fakes import FakeBackend, Fate, always, square
 
@@ -102,6 +106,62 @@ def test_ctrl_c_ends_a_program_and_its_workers(call: str, times: int, tmp_path: 
     if times == 1:  # the second one may strike asyncio itself while it tidies up
         assert "never retrieved" not in written
         assert "never awaited" not in written
+
+
+@pytest.mark.parametrize("way", ["async", "sync", "stream"])
+def test_a_second_ctrl_c_at_any_moment_leaves_nothing_that_hangs(way: str) -> None:
+    """Wherever the main thread is while the first one ends the run; every 13th line is tried."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.interrupting", way, "13"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    found = json.loads(done.stdout)
+    assert found["wrong"] is None, done.stderr
+    assert found["lines"] > 400
+
+
+def test_a_third_ctrl_c_ends_what_cannot_be_tidied_up() -> None:
+    with pytest.raises(KeyboardInterrupt), Hold(), kept_back():  # noqa: PT012
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        pytest.fail("the second one while all are kept back did not pass")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_ctrl_c_that_was_kept_comes_when_all_is_done() -> None:
+    done = []
+    with pytest.raises(KeyboardInterrupt), Hold():  # noqa: PT012
+        with kept_back():
+            signal.raise_signal(signal.SIGINT)
+            done.append("tidied up")
+        pytest.fail("it did not come")
+    assert done == ["tidied up"]
+
+
+def test_handlers_of_the_program_are_left_alone() -> None:
+    came = []
+    before = signal.signal(signal.SIGINT, lambda *_: came.append(True))
+    try:
+        for is_of_loop in (False, True):
+            with Hold(of_loop=is_of_loop), kept_back():
+                signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert came == [True, True]
+
+
+def test_a_run_in_another_thread_does_not_touch_what_holds_in_the_main_one() -> None:
+    with Hold():
+        held = signal.getsignal(signal.SIGINT)
+        other = threading.Thread(
+            target=lambda: fanout.sync.map(square, [2], backend=FakeBackend(1), progress=False)
+        )
+        other.start()
+        other.join()
+        assert signal.getsignal(signal.SIGINT) is held
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 @pytest.mark.parametrize("call", ["asyncio.run(fanout.run({}))", "fanout.sync.run({})"])

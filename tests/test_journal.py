@@ -20,12 +20,11 @@ import pytest
 
 import fanout
 from fanout import Executor, RetryPolicy
-from fanout.budget import Billed
 from fanout.errors import JournalError, RunChangedError, UsageError
-from fanout.journal import Folder, run_journal
+from fanout.journal import Folder, Limits
 from fanout.journal.sameness import content_digest, is_same
 from tests.fakes import FakeBackend
-from tests.journal_checks import backend, only, rows, run
+from tests.journal_checks import BilledBackend, backend, only, rows, run
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -69,11 +68,6 @@ def add(one: int, other: int) -> int:
 def length(chunk: Any) -> int:
     CALLS.append(1)
     return len(chunk)
-
-
-def zeros(count: int) -> Any:
-    CALLS.append(count)
-    return np.zeros(count)
 
 
 # ---- recall ----
@@ -351,13 +345,6 @@ def test_what_is_printed_is_kept_with_attempts_and_times() -> None:
     assert ended_s > 0
 
 
-def test_results_that_are_too_large_are_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_journal, "_MOST_VALUE_BYTES", 4000)
-    run(zeros, [10, 1000])
-    run(zeros, [10, 1000])
-    assert CALLS == [10, 1000, 1000]
-
-
 def test_a_chunk_that_cannot_be_encoded_fails_as_without_a_journal() -> None:
     chunks = [1, (number for number in range(3))]
     for _ in range(2):
@@ -381,11 +368,11 @@ def test_the_whole_list_is_kept_before_much_is_done() -> None:
     asyncio.run(within())
 
 
-def test_only_so_much_of_the_chunks_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_journal, "_MOST_CHUNKS_BYTES", 200)
-    run(length, ["x" * 100] * 5)
+def test_only_so_much_of_the_chunks_is_kept() -> None:
+    limits = Limits(chunks_bytes=200)
+    run(length, ["x" * 100] * 5, limits=limits)
     assert rows("SELECT count(*), count(frame) FROM chunks") == [(5, 1)]
-    assert run(length, ["x" * 100] * 5).attempts == 0
+    assert run(length, ["x" * 100] * 5, limits=limits).attempts == 0
 
 
 # ---- names ----
@@ -416,14 +403,6 @@ def test_a_run_is_found_by_its_id_too() -> None:
     assert only().name is None
     assert run(double, range(3), name=first.id).attempts == 0
     assert len(Folder().runs()) == 1
-
-
-class BilledBackend(FakeBackend):
-    """One that costs money."""
-
-    @property
-    def billed(self) -> Billed:  # type: ignore[override]  # this one costs something
-        return Billed(gb=1.0, timeout_s=60.0)
 
 
 def test_runs_without_a_name_are_kept_where_they_cost_money() -> None:

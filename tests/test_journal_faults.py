@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
+import os
+import random
 import shutil
 import sqlite3
 import subprocess
@@ -33,6 +36,8 @@ def text(chunk: int) -> str:
     return str(chunk) * 1000
 
 
+# Two pages of SQLite, in its log each with a head.
+LAST_BYTES = 2 * (4096 + 24)
 EXPECTED = [number * number for number in range(30)]
 
 
@@ -284,41 +289,75 @@ def killed(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def put_back(killed: Path, cut: str, size: int | None) -> Path:
-    """Put the copy in place, with one of its files cut."""
+def put_back(kept: Path) -> Path:
+    """Put the copy in place; returns the journal."""
     place = Folder().path
     for file in place.glob("*.db*"):
         file.unlink()
-    for file in killed.glob("*.db*"):
+    for file in kept.glob("*.db*"):
         if not file.name.endswith("-shm"):
             shutil.copy(file, place / file.name)
-    (file,) = place.glob(f"*{cut}")
-    with file.open("r+b") as opened:
-        opened.truncate(size)
-    return file
+    (path,) = place.glob("*.db")
+    return path
 
 
-@pytest.mark.parametrize("cut", [".db", ".db-wal"])
-def test_a_journal_cut_at_any_byte_opens_or_says_so(killed: Path, cut: str) -> None:
-    """Each byte of the last pages, by reading; and some by a whole run."""
-    (file,) = killed.glob(f"*{cut}")
-    size = file.stat().st_size
+def cut(path: Path, suffix: str, size: int) -> None:
+    """Cut the journal, or the log beside it; what SQLite has in memory of it is gone."""
+    os.truncate(path.with_name(path.name + suffix), size)
+    path.with_name(path.name + "-shm").unlink(missing_ok=True)
+
+
+def outcomes_in(path: Path) -> set[tuple[int, bytes]]:
+    """What a journal that may be damaged tells of results."""
+    try:
+        with folder.reading(path) as database:
+            return set(database.execute("SELECT task, value FROM outcomes"))
+    except sqlite3.Error:
+        return set()
+
+
+@pytest.mark.parametrize(
+    ("suffix", "is_whole"), [("-wal", False), ("", False), ("", True)], ids=["log", "file", "alone"]
+)
+def test_a_journal_cut_at_any_byte_opens_or_says_so(
+    killed: Path, suffix: str, is_whole: bool
+) -> None:
+    """At every byte of the last two pages, by reading; at some, everywhere, by a whole run.
+
+    The file is also cut when it is all there is, as after a checkpoint.
+    """
+    path = put_back(killed)
+    if is_whole:
+        with contextlib.closing(sqlite3.connect(path)) as database:
+            database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        shutil.copy(path, killed / path.name)
+        (killed / f"{path.name}-wal").unlink()
+    size = os.stat(f"{path}{suffix}").st_size
+    held = outcomes_in(path)
+    assert len(held) == 30
     states = set()
-    for at in {*range(max(0, size - 5000), size, 7), *range(0, size, size // 40 or 1)}:
-        put_back(killed, cut, at)
-        record = folder.record_of(Folder().find("sweep") or file)
+    for lock in path.parent.glob("*.lock"):
+        lock.unlink()  # nobody holds it, and to find that out would take longest
+    for at in reversed(range(max(0, size - LAST_BYTES), size)):
+        cut(path, suffix, at)
+        record = folder.record_of(path)
         states.add(record.state)
         assert 0 <= record.done <= 30
-        if at % 20 == 0:
-            put_back(killed, cut, at)
-            assert refused_or_right() in {None, "can't be read"}
-    assert states <= {"interrupted", "damaged", "running"}
-    put_back(killed, cut, size)
+        if not at % 16:
+            assert outcomes_in(path) <= held, at
+    assert states <= {"interrupted", "damaged"}
+    edges = {edge + by for edge in range(0, size, 4096) for by in (-1, 0, 1)}
+    tried = {*random.Random(7).sample(range(size), 30), *(at for at in edges if 0 <= at < size)}
+    for at in sorted(tried):
+        path = put_back(killed)
+        cut(path, suffix, at)
+        assert refused_or_right() in {None, "can't be read"}, at
+    put_back(killed)
     assert run(square, range(30)).attempts == 0
 
 
 def test_no_flipped_byte_makes_a_wrong_result(killed: Path) -> None:
-    put_back(killed, ".db", next(killed.glob("*.db")).stat().st_size)
+    put_back(killed)
     run(square, range(30))  # all is in the one file now
     path = only().path
     whole = path.read_bytes()

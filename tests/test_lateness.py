@@ -69,6 +69,22 @@ def about(seconds: float) -> object:
     return pytest.approx(seconds, rel=0.03)
 
 
+# ---- what it should take ----
+
+
+def test_an_attempt_should_take_what_was_expected_or_less_if_others_did() -> None:
+    known = Known()
+    assert known.lateness.usual_s(live(0.0, expected_s=100.0)) == 100.0
+    assert known.lateness.usual_s(live(0.0, expected_s=None)) is None
+    known.teach(*[5.0] * 30, expected_s=100.0)
+    known.after_s()  # it learns
+    assert known.lateness.usual_s(live(0.0, expected_s=100.0)) == about(5.0)
+    slow = Known()
+    slow.teach(*[300.0] * 30, expected_s=100.0)
+    slow.after_s()
+    assert slow.lateness.usual_s(live(0.0, expected_s=100.0)) == 100.0
+
+
 # ---- sliced attempts ----
 
 

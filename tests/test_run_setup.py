@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from fanout.errors import UsageError
+from fanout.findings import Estimates
 from fanout.grouping import Estimate, Grouping, GroupPolicy
-from fanout.run_setup import Estimates
 from tests import virtual_time
 from tests.fakes import FakeBackend, opened
 

@@ -41,6 +41,7 @@ from fanout.events import (
     InputEnded,
     Launch,
     Offered,
+    Recalled,
     Retry,
     Ticked,
     WakeAt,
@@ -156,6 +157,7 @@ class Laws(RuleBasedStateMachine):
         self.deadlines: dict[int, float] = {}
         self.backing_off: dict[int, float] = {}
         self.waiting: set[int] = set()
+        self.recalling: set[int] = set()
         self.settled: dict[int, object] = {}
         self.delivered: set[int] = set()
         self.unconsumed = 0
@@ -181,16 +183,32 @@ class Laws(RuleBasedStateMachine):
 
     @rule(share=st.floats(0.0, 1.0), every=st.sampled_from([0, 0, 0, 1, 3]))
     def offer(self, share: float, every: int = 0) -> None:
-        """Of every so many chunks, one was done in an earlier run."""
+        """Of every so many chunks, one was done in an earlier run; another has to be read first."""
         if not self.scheduler.wanted:
             return
         count = max(1, round(share * self.scheduler.wanted))
         tasks = range(self.offered, self.offered + count)
         known = [Outcome(task, "known") for task in tasks if every and task % every == 0]
+        later = [task for task in tasks if every and task % every == 1]
         step = _Step(settled={outcome.index: outcome for outcome in known})
-        self.waiting.update(set(tasks) - step.settled.keys())
+        self.recalling.update(later)
+        self.waiting.update(set(tasks) - step.settled.keys() - self.recalling)
         self.offered += count
-        self._feed(Offered(self.offered - count, count, known=known), step)
+        self._feed(Offered(self.offered - count, count, known=known, later=later), step)
+
+    @rule(data=st.data(), is_lost=st.booleans())
+    def recall(self, data: st.DataObject, is_lost: bool) -> None:
+        """What was done in an earlier run has been read, or can't be."""
+        if not self.recalling:
+            return
+        task = data.draw(st.sampled_from(sorted(self.recalling)))
+        self.recalling.remove(task)
+        if is_lost:
+            self._send_again((task,))
+            self._feed(Recalled([], [task]), _Step())
+        else:
+            outcome = Outcome(task, "read")
+            self._feed(Recalled([outcome]), _Step(settled={task: outcome}))
 
     @rule(luck=st.integers(0, 9))
     def end_input(self, luck: int) -> None:
@@ -744,9 +762,8 @@ class Laws(RuleBasedStateMachine):
         if due_s:
             assert self.timer_s is not None, "nobody will wake it"
             assert self.timer_s <= min(due_s), "it will be woken too late"
-        assert (
-            self.in_flight or self.timer_s is not None or self.scheduler.wanted or self.unconsumed
-        )
+        is_waiting = self.unconsumed or self.recalling  # for others to do something
+        assert self.in_flight or self.timer_s is not None or self.scheduler.wanted or is_waiting
 
     def teardown(self) -> None:
         finish = getattr(self, "finish", None)

@@ -90,6 +90,23 @@ def test_ten_thousand_tasks_on_a_thousand_environments() -> None:
     assert done.gb_s > 10_000 * 0.85 * 1769 / 1024
 
 
+@pytest.mark.parametrize("factor", [0.001, 0.01, 0.1, 10.0, 100.0])
+@pytest.mark.parametrize(("tasks", "mean_s"), [(1000, 1.0), (1000, 10.0), (10_000, 0.1)])
+def test_an_estimate_that_is_wrong_does_no_lasting_harm(
+    tasks: int, mean_s: float, factor: float
+) -> None:
+    """It may be of another input: all takes not much longer than if nothing were known."""
+    fleet = FleetModel(launches_per_s=1000.0)
+    unknown = run(tasks, fleet, mean_s=mean_s)
+    wrong = run(tasks, fleet, mean_s=mean_s, estimate=Estimate(unit_s=factor * mean_s))
+    most = 2.0 if factor < 0.1 else 1.5
+    assert wrong.makespan_s < most * unknown.makespan_s
+    if factor < 1:
+        assert wrong.gb_s < 1.25 * unknown.gb_s
+    else:  # more environments were started than were worth it
+        assert wrong.gb_s < unknown.gb_s + 1.25 * wrong.cold_starts * 1769 / 1024 * 2.5
+
+
 def test_a_storm_of_refusals_ends_and_shows_by_reason() -> None:
     """An account whose quota is 10, and a client that believes in 1000."""
     done = run(300, FleetModel(concurrency=10), group=1, mean_s=2.0, limit=1000)

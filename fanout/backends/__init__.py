@@ -5,6 +5,7 @@ It knows nothing of tasks, retries or order: those are the scheduler's.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -24,6 +25,23 @@ class AttemptError(Exception):
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.detail or failure.kind.value)
         self.failure = failure
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """Where attempts run, by what decides how long they take.
+
+    Attributes:
+        kind: Of backend; with the host, if that is not the provider's own.
+        function: Names the function, and the version of its code.
+        memory_mb: Of an environment, MB.
+        architecture: Of its processor; empty if that is not told.
+    """
+
+    kind: str
+    function: str
+    memory_mb: int
+    architecture: str = ""
 
 
 class Backend(Protocol):

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     import aioboto3
 
+    from fanout.backends import Site
     from fanout.backends.shipping import Load
     from fanout.grouping import GroupPolicy
     from fanout.request import Request
@@ -147,6 +148,7 @@ class Lambda:
         self._capacity: Capacity | None = None
         self._is_open = False
         self._shipping = Shipping()
+        self.site: Site | None = None  # known once it is started
 
     def __repr__(self) -> str:
         in_flight = self._invocations.in_flight
@@ -246,7 +248,7 @@ class Lambda:
             self._invoker.client, self._function, self._qualifier, region=self._invoker.region
         )
         self._concurrency = min(known.concurrency, self._wanted or known.concurrency) or 1
-        self._invocations.about = known.about
+        self._invocations.about, self.site = known.about, known.site
         self._invoker.read_timeout_s = known.about.timeout_s + _READ_MARGIN_S
         where = f"{self._invoker.url} {self._invoker.region} {self._function} {self._qualifier}"
         self._capacity = _capacity_of(

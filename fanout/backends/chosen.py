@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from fanout.backends import Site
 from fanout.errors import UsageError
 
 if TYPE_CHECKING:
@@ -43,6 +44,12 @@ def recipe_of(backend: Backend) -> dict[str, Any] | None:
     """How to make the same backend again, for a file; None if that can't be told."""
     recipe = getattr(backend, "recipe", None)
     return recipe if isinstance(recipe, dict) else None
+
+
+def site_of(backend: Backend) -> Site | None:
+    """Where it runs; None if what is measured there is not worth keeping."""
+    site = getattr(backend, "site", None)
+    return site if isinstance(site, Site) else None
 
 
 def made(recipe: dict[str, Any]) -> Backend:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
+from urllib.parse import urlsplit
 
+from fanout.backends import Site
 from fanout.errors import BackendError
 from fanout.invoke.answers import About
+
+# Where AWS's own endpoints are, those of a VPC, of China and for dual stack among them.
+_OF_AWS: Final = (".amazonaws.com", ".amazonaws.com.cn", ".api.aws")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,10 +23,12 @@ class Known:
         about: The function.
         concurrency: Most invocations of it at once: what it has reserved, or what the account has
             left unreserved.
+        site: Where its attempts run.
     """
 
     about: About
     concurrency: int
+    site: Site
 
 
 async def look(client: Any, function: str, qualifier: str | None, *, region: str) -> Known:
@@ -61,7 +68,16 @@ async def look(client: Any, function: str, qualifier: str | None, *, region: str
         memory_mb=found["MemorySize"],
         timeout_s=found["Timeout"],
     )
-    return Known(about=about, concurrency=most)
+    host = urlsplit(client.meta.endpoint_url).hostname or ""
+    site = Site(
+        kind="lambda" if host.endswith(_OF_AWS) else f"lambda at {host}",
+        function=" ".join(
+            [found.get("FunctionArn", where), qualifier or "", found.get("CodeSha256", "")]
+        ),
+        memory_mb=about.memory_mb,
+        architecture=" ".join(found.get("Architectures", ())),
+    )
+    return Known(about=about, concurrency=most, site=site)
 
 
 def parted(function: str) -> tuple[str, str | None]:

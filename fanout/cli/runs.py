@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fanout.cli import Command, say
+from fanout.cli import run as run_to_its_end
 
 if TYPE_CHECKING:
     from fanout.journal import RunRecord
@@ -48,10 +49,14 @@ def command(runs: tuple[str, ...], as_json: bool, prune: bool) -> None:
     if prune:
         is_named = bool(runs)
         gone = [record for record in found if record.is_removable(is_named=is_named)]
-        for record in gone:
-            folder.remove(record)
+        left = [(record.id, store) for record in gone for store in folder.remove(record)]
         nbytes = sum(record.nbytes for record in gone)
         say(f"{len(gone)} journals removed, {nbytes / 1e6:,.1f} MB")
+        if left:
+            from fanout.journal.removal import remove_results
+
+            for message in run_to_its_end(remove_results(left)):
+                say(message)
         return
     if as_json:
         told = [{**dataclasses.asdict(record), "path": str(record.path)} for record in found]
@@ -65,7 +70,7 @@ def command(runs: tuple[str, ...], as_json: bool, prune: bool) -> None:
 
 
 def _table(records: list[RunRecord]) -> list[str]:
-    rows = [("run", "name", "state", "tasks", "failed", "GB-s", "began", "kernel")]
+    rows = [("run", "name", "state", "tasks", "failed", "GB-s at most", "began", "kernel")]
     for record in records:
         total = "?" if record.total is None else f"{record.total:,}"
         rows.append(

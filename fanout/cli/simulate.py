@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-import math
-import random
 import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
+from click.core import ParameterSource
 
 from fanout.cli import Command
+from fanout.cli.simulated import early_ends, policies_of, simulated, table, ways_of
 from fanout.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from fanout.fleet import FleetModel
     from fanout.simulator import SimulatedRun, Work
@@ -25,31 +25,6 @@ _NOISE: Final = (
     "it serves to compare, not to promise."
 )
 _KINDS: Final = ("constant", "lognormal", "pareto", "drifting")
-_SHOWN: Final[Mapping[str, Callable[[SimulatedRun], float]]] = {
-    "makespan_s": lambda run: run.makespan_s,
-    "gb_s": lambda run: run.gb_s,
-    "attempts": lambda run: run.attempts,
-    "throttles": lambda run: run.throttles.total(),
-    "hedges": lambda run: run.hedges,
-    "cold_starts": lambda run: run.cold_starts,
-    "failed_tasks": lambda run: run.failed_tasks,
-    "retries": lambda run: run.retries,
-    "ignored": lambda run: run.ignored,
-    "launches": lambda run: run.launches,
-    "delivered_tasks": lambda run: run.samples[-1].delivered,
-}
-# Of these, the columns of the table.
-_TITLES: Final = {
-    "makespan_s": "  makespan",
-    "gb_s": "  GB-seconds",
-    "attempts": "  attempts",
-    "throttles": "     429s",
-    "hedges": "   hedges",
-    "cold_starts": "  cold starts",
-    "failed_tasks": "  failed",
-}
-
-Numbers = dict[str, dict[str, float]]
 
 
 @click.command(
@@ -59,8 +34,15 @@ Numbers = dict[str, dict[str, float]]
         "fanout simulate --tasks 10000 --mean-s 2 --work lognormal\n"
         "fanout simulate --tasks 1000 --mean-s 10 --concurrency 100 --seeds 20 --compare\n"
         "fanout simulate --tasks 10000 --mean-s 2 --max-gb-s 40000\n"
+        "fanout simulate --like sweep-7                       # a run of yours, see fanout runs\n"
+        "fanout simulate --like sweep-7 --concurrency 2000    # what would it have been then?\n"
         "fanout simulate --work measured.txt --tasks 5000 --hangs 0.001 --json > run.json"
     ),
+)
+@click.option(
+    "--like",
+    metavar="RUN",
+    help="Id or name of a run that has a journal: its tasks, on a fleet fitted to it.",
 )
 @click.option("--tasks", type=click.IntRange(min=1), default=10_000, show_default=True, metavar="N")
 @click.option(
@@ -169,13 +151,17 @@ Numbers = dict[str, dict[str, float]]
     "--seeds",
     type=click.IntRange(min=1),
     default=5,
-    show_default=True,
+    show_default="5; 20 with --like",
     metavar="K",
     help="Runs, of which the median and the 95th percentile are told.",
 )
 @click.option("--compare", is_flag=True, help="Beside it, other ways to run the same.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
 def command(
+    ctx: click.Context,
+    /,
+    like: str | None,
     tasks: int,
     mean_s: float,
     kind: str,
@@ -191,21 +177,24 @@ def command(
     """Try a map on a modelled fleet of Lambda environments: nothing is run, nothing is billed.
 
     The scheduler is the very one that runs maps; the fleet keeps AWS's limits (quota, growth of
-    environments, requests a second). Its noise is assumed, not measured on AWS.
+    environments, requests a second). Its noise is assumed, not measured on AWS; or, with --like,
+    fitted to a run of yours, and what came of that run is set beside it. Options that you give
+    then say what would be different.
     """
     from fanout.fleet import FleetModel
 
+    if like is not None:
+        from fanout.cli.simulate_like import show
+
+        given = {name for name in ctx.params if _is_given(ctx, name)}
+        show(like, given=given, options=ctx.params, assumed=FleetModel(**fleet_options))
+        return
     work = _work(tasks, mean_s, kind, spread)
     fleet = FleetModel(**fleet_options)
-    found = {
-        name: [
-            _run(work, fleet, seed + number, {"max_gb_s": max_gb_s, **options})
-            for number in range(seeds)
-        ]
-        for name, options in _policies(work, fleet, group, compare=compare).items()
-    }
+    ways = ways_of(work, fleet, group, compare=compare, options={"max_gb_s": max_gb_s})
+    found = simulated(work, fleet, ways, range(seed, seed + seeds))
     if as_json:
-        report = _report(work, kind, fleet, max_gb_s, seeds, found)
+        report = _report(work, kind, fleet, max_gb_s, found)
         click.echo(json.dumps(report, indent=2))
         return
     click.echo(
@@ -214,16 +203,13 @@ def command(
     )
     click.echo(f"median of {seeds} runs" + ("; 95th percentile below it" if seeds > 1 else ""))
     click.echo()
-    for line in _table({name: _numbers(runs) for name, runs in found.items()}, seeds):
+    for line in [*table(found), *early_ends(found)]:
         click.echo(line)
-    for name, runs in found.items():
-        if ended := [run for run in runs if run.failure]:
-            done = f"after {ended[0].samples[-1].delivered:,} of {tasks:,} tasks"
-            click.echo(
-                f"{name}: {len(ended)} of {seeds} runs ended early, the first {done}: "
-                f"{ended[0].failure}"
-            )
     click.echo(f"\n{_NOISE}")
+
+
+def _is_given(ctx: click.Context, name: str) -> bool:
+    return ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
 
 
 def _work(tasks: int, mean_s: float, kind: str, spread: float | None) -> Work:
@@ -248,66 +234,6 @@ def _work(tasks: int, mean_s: float, kind: str, spread: float | None) -> Work:
     return Work(tasks=tasks, measured_s=measured_s)
 
 
-def _policies(
-    work: Work, fleet: FleetModel, group: int | None, *, compare: bool
-) -> dict[str, dict[str, Any]]:
-    """Arguments of `simulate`, by what they are called."""
-    from fanout.grouping import Estimate
-    from fanout.retry import RetryPolicy
-    from fanout.simulator import lambda_grouping
-
-    if group is not None:
-        present = {f"group={group}": {"grouping": lambda_grouping(fleet, fixed=group)}}
-    else:
-        present = {"fanout": {}}
-    if not compare:
-        return present
-    share = math.ceil(work.tasks / fleet.concurrency)
-    mean_s = statistics.fmean(work.measured_s) if work.measured_s else work.mean_s
-    return {
-        **present,
-        "second map": {"estimate": Estimate(unit_s=mean_s)},  # the time of a task is known
-        "group=1": {"grouping": lambda_grouping(fleet, fixed=1)},
-        f"group={share}": {"grouping": lambda_grouping(fleet, fixed=share)},
-        "no hedges": {"hedge": False},
-        "no retries": {"retry": RetryPolicy(max_attempts=1, max_lost=1)},
-    }
-
-
-def _run(work: Work, fleet: FleetModel, seed: int, options: dict[str, Any]) -> SimulatedRun:
-    from fanout.simulator import simulate
-
-    return simulate(work, fleet, rng=random.Random(seed), **options)  # noqa: S311  # a model
-
-
-def _numbers(runs: Sequence[SimulatedRun]) -> Numbers:
-    """Median and 95th percentile (the nearest rank) of all that is shown."""
-    found = {}
-    for name, of in _SHOWN.items():
-        ordered = sorted(of(run) for run in runs)
-        rank = math.ceil(0.95 * len(ordered)) - 1
-        found[name] = {"median": statistics.median(ordered), "p95": ordered[rank]}
-    return found
-
-
-def _table(rows: Mapping[str, Numbers], seeds: int) -> list[str]:
-    width = max(len(name) for name in rows)
-    lines = [" " * width + "".join(_TITLES.values())]
-    for policy, numbers in rows.items():
-        for which in ("median", "p95") if seeds > 1 else ("median",):
-            label = policy if which == "median" else ""
-            cells = (
-                _cell(name, numbers[name][which]).rjust(len(title))
-                for name, title in _TITLES.items()
-            )
-            lines.append(f"{label:{width}}" + "".join(cells))
-    return lines
-
-
-def _cell(quantity: str, value: float) -> str:
-    return f"{value:,.1f} s" if quantity == "makespan_s" else f"{value:,.0f}"
-
-
 def _told(work: Work, kind: str) -> str:
     if work.measured_s:
         return f"as measured in {kind}"
@@ -319,19 +245,8 @@ def _report(
     kind: str,
     fleet: FleetModel,
     max_gb_s: float | None,
-    seeds: int,
     found: Mapping[str, Sequence[SimulatedRun]],
 ) -> dict[str, Any]:
-    policies: dict[str, Any] = {}
-    for name, runs in found.items():
-        throttles = sum((run.throttles for run in runs), start=type(runs[0].throttles)())
-        policies[name] = {
-            **_numbers(runs),
-            "throttles_by_reason": {reason: n / seeds for reason, n in throttles.items()},
-            "runs_ended_early": sum(bool(run.failure) for run in runs),
-            "ended_early": [run.failure for run in runs if run.failure][:1],
-            "timeline": [sample._asdict() for sample in runs[0].samples],
-        }
     return {
         "noise": "assumed, not measured on AWS",
         "tasks": work.tasks,
@@ -341,6 +256,6 @@ def _report(
         "memory_mb": fleet.memory_mb,
         "launches_per_s": fleet.launches_per_s,
         "max_gb_s": max_gb_s,
-        "seeds": seeds,
-        "policies": policies,
+        "seeds": len(next(iter(found.values()))),
+        "policies": policies_of(found),
     }

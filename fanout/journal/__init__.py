@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from fanout.journal.about import About, Limits
 from fanout.journal.folder import Folder, RunRecord
-from fanout.journal.run_journal import About, RunJournal, journal_of
+from fanout.journal.opening import journal_of
+from fanout.journal.run_journal import RunJournal
 
-__all__ = ["About", "Folder", "RunJournal", "RunRecord", "journal_of"]
+__all__ = ["About", "Folder", "Limits", "RunJournal", "RunRecord", "journal_of"]

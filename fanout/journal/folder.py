@@ -3,8 +3,8 @@
     ~/.local/state/fanout/runs/20261121-173000-ab12--sweep-7.db      on Linux; FANOUT_HOME overrides
 
 The name of the file tells id and name of the run, so that none need be opened to find one. Beside
-it are SQLite's own files while it is open, and a lock that whoever runs it holds: the system lets
-go of it when that process ends, however it does.
+it are SQLite's own files while it is open, a folder with results that are too large for it, and a
+lock that whoever runs it holds: the system lets go of it when that process ends, however it does.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ import difflib
 import json
 import math
 import os
+import shutil
 import sqlite3
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import filelock
 import platformdirs
@@ -27,9 +28,14 @@ from fanout.errors import JournalError, UsageError
 from fanout.journal.schema import VERSION
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 _SUFFIX: Final = ".db"
+_VALUES: Final = ".values"
+# In a store that the user named; see `results_of`.
+_RESULTS: Final = "results"
+Locator: TypeAlias = "Mapping[str, str | None]"
+
 # Journals of runs that are done are kept for so long, and while all take no more than that.
 _KEPT_S: Final = 30 * 24 * 3600.0
 _KEPT_BYTES: Final = 5 * 2**30
@@ -51,7 +57,7 @@ class RunRecord:
         done: How many have a result.
         failed: How many failed the last time.
         spent_gb_s: What its attempts cost so far, at worst, GB-seconds; 0 where that is nothing.
-        nbytes: Size of the journal, bytes.
+        nbytes: Size of the journal with what lies beside it, bytes.
         path: The journal.
     """
 
@@ -88,10 +94,12 @@ class Folder:
 
     Args:
         path: Where; by default in `home()`.
+        most_bytes: What all may take together, of runs that are done.
     """
 
-    def __init__(self, path: Path | None = None) -> None:
+    def __init__(self, path: Path | None = None, *, most_bytes: int = _KEPT_BYTES) -> None:
         self.path = path or home() / "runs"
+        self._most_bytes = most_bytes
 
     def path_of(self, run: str, name: str | None) -> Path:
         """Where the journal of a run lies, or will."""
@@ -106,19 +114,31 @@ class Folder:
         """All runs, the newest first."""
         return [record_of(path) for path in reversed(list(self._files()))]
 
-    def remove(self, record: RunRecord) -> None:
-        """Remove a journal, and all beside it, unless somebody runs it."""
+    def remove(self, record: RunRecord) -> list[Locator]:
+        """Remove a journal, all beside it, and its results in directories, unless somebody runs it.
+
+        Returns:
+            The other stores that have results of the run.
+        """
+        left: list[Locator] = []
         with contextlib.suppress(filelock.Timeout, OSError), lock_of(record.path):
+            for locator in stores_in(record.path):
+                if locator.get("kind") == "directory":
+                    results = Path(str(locator.get("path")), results_of(record.id))
+                    shutil.rmtree(results, ignore_errors=True)
+                else:
+                    left.append(locator)
             clear(record.path)
             Path(lock_of(record.path).lock_file).unlink(missing_ok=True)
+        return left
 
     def tidy(self) -> None:
         """Remove what is old, and the oldest of what is too much, of runs that are done."""
-        kept = {path: _stat(path) for path in self._files()}
+        kept = {path: (_size(path), _stat(path)[1]) for path in self._files()}
         nbytes = sum(size for size, _ in kept.values())
         oldest_s = time.time() - _KEPT_S
         for path, (size, changed_s) in kept.items():
-            if changed_s > oldest_s and nbytes <= _KEPT_BYTES:
+            if changed_s > oldest_s and nbytes <= self._most_bytes:
                 continue
             record = record_of(path)
             if record.state == "done":
@@ -154,10 +174,24 @@ def lock_of(path: Path) -> filelock.FileLock:
     return filelock.FileLock(path.with_name(f"{name or run}.lock"), timeout=0, mode=0o600)
 
 
+def values_of(path: Path) -> Path:
+    """The folder beside a journal for results that are too large for it."""
+    return path.with_name(path.name.removesuffix(_SUFFIX) + _VALUES)
+
+
+def results_of(run: str) -> str:
+    """Where such results of a run are in a store that the user named: how their keys begin.
+
+    Not below `runs/`: what is there goes after a week.
+    """
+    return f"{_RESULTS}/{run}/"
+
+
 def clear(path: Path) -> None:
-    """Remove a journal with SQLite's files beside it."""
+    """Remove a journal with all that is beside it."""
     for suffix in ("", "-wal", "-shm", "-journal"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
+    shutil.rmtree(values_of(path), ignore_errors=True)
 
 
 def reading(path: Path) -> contextlib.closing[sqlite3.Connection]:
@@ -180,6 +214,20 @@ def read_meta(database: sqlite3.Connection) -> dict[str, Any]:
         )
         raise JournalError(msg)
     return meta
+
+
+def stores_in(path: Path) -> list[Locator]:
+    """Where results of a run are besides; nothing if its journal can't be read.
+
+    Nor if that is another run's: what is removed is found by the id in the file's name.
+    """
+    try:
+        with reading(path) as database:
+            meta = read_meta(database)
+    except (sqlite3.Error, JournalError, ValueError, TypeError):
+        return []
+    stores = meta.get("stores") or []
+    return stores if meta.get("run") == run_of(path) and run_of(path) else []
 
 
 def record_of(path: Path) -> RunRecord:
@@ -216,7 +264,7 @@ def record_of(path: Path) -> RunRecord:
         done=done,
         failed=failed,
         spent_gb_s=meta.get("spent_gb_s", 0.0) + meta.get("reserved_gb_s", 0.0),
-        nbytes=sum(_stat(path.with_name(path.name + suffix))[0] for suffix in ("", "-wal")),
+        nbytes=_size(path),
         path=path,
     )
 
@@ -228,6 +276,14 @@ def _stat(path: Path) -> tuple[int, float]:
     except OSError:
         return 0, 0.0
     return found.st_size, found.st_mtime
+
+
+def _size(path: Path) -> int:
+    """Of a journal with what is beside it, bytes."""
+    files = [path, path.with_name(f"{path.name}-wal")]
+    with contextlib.suppress(OSError):
+        files += values_of(path).iterdir()
+    return sum(_stat(file)[0] for file in files)
 
 
 def _is_locked(path: Path) -> bool:

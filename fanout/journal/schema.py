@@ -1,11 +1,12 @@
 """The tables of a journal: one SQLite file for each run.
 
-What decides is `outcomes`: one row for each task that is done. `chunks` says what the input was, so
+What decides is `outcomes`: one row for each task that is done. Where `place` is set, the value lies
+there, and `value` is the name of that object, with its digest. `chunks` says what the input was, so
 that a changed one is noticed; with `kernel` and the recipe in `meta` a run can be resumed without
 the program that began it. `attempts` is for those who want to know what happened. Blobs are sealed:
 SQLite does not notice a flipped bit in its pages, and a wrong result is worse than none. Times are
 seconds since the run's session began; an attempt that has no end was in flight when the client's
-last words were written.
+last words were written. An outcome names the session and the attempt that brought it, where known.
 """
 
 from __future__ import annotations
@@ -31,7 +32,10 @@ CREATE TABLE IF NOT EXISTS outcomes (
     attempts INTEGER NOT NULL,
     kernel_s REAL NOT NULL,
     stdout TEXT NOT NULL,
-    stderr TEXT NOT NULL
+    stderr TEXT NOT NULL,
+    place TEXT,
+    session INTEGER,
+    attempt INTEGER
 );
 CREATE TABLE IF NOT EXISTS failures (
     task INTEGER PRIMARY KEY, attempts INTEGER NOT NULL, error TEXT NOT NULL
@@ -58,7 +62,7 @@ CREATE TABLE IF NOT EXISTS attempts (
 PUT_META: Final = "INSERT OR REPLACE INTO meta VALUES (?, ?)"
 PUT_KERNEL: Final = "INSERT INTO kernel VALUES (?, ?)"
 PUT_CHUNK: Final = "INSERT OR REPLACE INTO chunks VALUES (?, ?, ?)"
-PUT_OUTCOME: Final = "INSERT OR REPLACE INTO outcomes VALUES (?, ?, ?, ?, ?, ?, ?)"
+PUT_OUTCOME: Final = "INSERT OR REPLACE INTO outcomes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 PUT_FAILURE: Final = "INSERT OR REPLACE INTO failures VALUES (?, ?, ?)"
 DROP_FAILURE: Final = "DELETE FROM failures WHERE task = ?"
 PUT_ATTEMPT: Final = (

@@ -70,12 +70,16 @@ class Writer:
                 self.give_up("the disk is too slow")
                 return
             self._waiting_bytes += size
+        if self.takes(size):
+            self._rows.put((statement, row))
+
+    def takes(self, nbytes: int) -> bool:
+        """Whether so much more may be kept, here or beside the journal; then it counts."""
         if self._left_bytes is not None:
-            self._left_bytes -= size
+            self._left_bytes -= nbytes
             if self._left_bytes < 0:
                 self.give_up("it is too large; a run that has a name may have a larger one")
-                return
-        self._rows.put((statement, row))
+        return not self.is_broken
 
     def close(self) -> None:
         """Write what there is, and end; blocks for that long."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from fanout.codec.parts import Buffer
 
-__all__ = ["DirectoryStore", "RunObjects", "S3Store", "Store", "store_of"]
+__all__ = ["DirectoryStore", "RunObjects", "S3Store", "Store", "store_at", "store_of"]
 
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://(.*)", re.DOTALL)
 
@@ -130,3 +130,23 @@ def store_of(text: str) -> Store:
         )
         raise UsageError(msg)
     return DirectoryStore(Path(text))
+
+
+def store_at(locator: Mapping[str, str | None]) -> Store:
+    """The store that a locator names, with the credentials of the environment.
+
+    Raises:
+        UsageError: It names none.
+    """
+    match locator:
+        case {"kind": "directory", "path": str(path)}:
+            return DirectoryStore(path)
+        case {"kind": "s3", "bucket": str(bucket), "prefix": str(prefix)}:
+            return S3Store(
+                bucket,
+                prefix,
+                region=locator.get("region"),
+                endpoint_url=locator.get("endpoint"),
+                kms_key=locator.get("kms"),
+            )
+    raise UsageError(f"{dict(locator)!r} names no store that fanout can open")

@@ -85,8 +85,8 @@ class RunObjects:
         self._holds_some = True
         content = await self._store.get(spilled.key, spilled.nbytes)
         if spilled.nbytes < _LARGE_BYTES:
-            return _checked(content, spilled)
-        return await asyncio.to_thread(_checked, content, spilled)
+            return checked(content, spilled)
+        return await asyncio.to_thread(checked, content, spilled)
 
     def done(self, spilled: Iterable[Spilled]) -> None:
         """Say that nobody will read these any more."""
@@ -131,10 +131,15 @@ class RunObjects:
             )
 
 
-def _checked(content: memoryview, spilled: Spilled) -> memoryview:
+def checked(content: memoryview, spilled: Spilled) -> memoryview:
+    """An object in memory of its own.
+
+    Raises:
+        StoreError: It is not what was stored.
+    """
     spilled.check(content)
     if not content.readonly:
         return content
-    memory = np.empty(spilled.nbytes, np.uint8).data
-    memory[:] = content
-    return memory
+    memory = np.empty(spilled.nbytes, np.uint8)
+    np.copyto(memory, np.frombuffer(content, np.uint8))  # which lets other threads go on
+    return memory.data

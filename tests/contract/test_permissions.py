@@ -231,4 +231,5 @@ def test_the_lifecycle_rule_is_one_that_s3_takes(account: str) -> None:
     rules = documented("s3-lifecycle.json")
     s3.put_bucket_lifecycle_configuration(Bucket="store", LifecycleConfiguration=rules)
     taken = s3.get_bucket_lifecycle_configuration(Bucket="store")["Rules"]
-    assert [rule["Filter"]["Prefix"] for rule in taken] == ["some/where/runs/", "some/where/"]
+    prefixes = [rule["Filter"]["Prefix"] for rule in taken]
+    assert prefixes == ["some/where/runs/", "some/where/results/", "some/where/"]

@@ -48,6 +48,7 @@ _TIMES_S: Final = (
 _MARKER_PX: Final = 4
 _WHITE: Final = {"facecolor": "white", "edgecolor": "none", "pad": 1.0, "alpha": 0.85}
 _POINTS: Final = 60
+_FINE: Final = 1500  # where a line has steps
 _STEPS: Final = 8
 _REMEDY: Final = "pictures need matplotlib: pip install 'fanout-lambda[plot]'"
 
@@ -117,15 +118,16 @@ def _time_and_money(axes: Any, estimate: Estimate) -> None:
             zorder=3,
         )
     paid = _paid_front(estimate)
-    axes.plot(
-        [one.makespan_s.median for one in paid],
-        [float(one.usd.median) for one in paid],
-        color=_BLACK,
-        linewidth=0.8,
-        drawstyle="steps-post",
-        label="none is faster and cheaper",
-        zorder=2,
-    )
+    if paid:
+        axes.plot(
+            [one.makespan_s.median for one in paid],
+            [float(one.usd.median) for one in paid],
+            color=_BLACK,
+            linewidth=0.8,
+            drawstyle="steps-post",
+            label="none is faster and cheaper",
+            zorder=2,
+        )
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.margins(x=0.1, y=0.12)
@@ -308,13 +310,13 @@ def _cost_by_runs(axes: Any, estimate: Estimate, function: Prediction, machine: 
         label=f"{machine.what}, started for each run",
     )
     kept, data = float(even.usd_per_month), float(usd_of_data(function))
+    fine = [low * (high / low) ** (step / (_FINE - 1)) for step in range(_FINE)]
     axes.plot(
-        counts,
-        [kept * max(1, math.ceil(count / even.most_runs)) + data * count for count in counts],
+        fine,
+        [kept * max(1, math.ceil(count / even.most_runs)) + data * count for count in fine],
         color=_BLUE,
         linewidth=1.6,
         linestyle="-.",
-        drawstyle="steps-mid",
         label=f"{machine.what}, kept on (as many as it takes)",
     )
     at_even = kept + data * even.runs_per_month

@@ -10,6 +10,9 @@ from fanout.cli import Commands
 
 # Each command of the group is a module with a `command`.
 MODULES: Final = {
+    "breakeven": "fanout.cost.commands.breakeven",
+    "compare": "fanout.cost.commands.compare",
+    "estimate": "fanout.cost.commands.estimate",
     "prices": "fanout.cost.commands.prices",
 }
 
@@ -19,6 +22,7 @@ MODULES: Final = {
     modules=MODULES,
     short_help="Tell what a run costs.",
     examples=(
+        "fanout cost estimate --tasks 1000 --seconds 12\n"
         "fanout cost prices show --region eu-west-1\n"
         "fanout cost prices refresh --region eu-west-1 --services lambda,s3,logs"
     ),

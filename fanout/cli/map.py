@@ -106,7 +106,7 @@ def command(
     from fanout.backends.chosen import chosen
     from fanout.retry import RetryPolicy
 
-    function = _kernel(kernel)
+    function = kernel_named(kernel)
     with contextlib.ExitStack() as files:
         source = _source(chunks, files)
         target = target_of(out, files)
@@ -191,7 +191,8 @@ def _as_json(value: Any) -> Any:
     raise TypeError(msg)
 
 
-def _kernel(name: str) -> Callable[..., Any]:
+def kernel_named(name: str) -> Callable[..., Any]:
+    """The kernel that MODULE:KERNEL names, imported from the current folder, too."""
     module_name, _, qualname = name.partition(":")
     if not module_name or not qualname:
         msg = f"kernel {name!r} must be MODULE:KERNEL, as in mymodule:simulate"

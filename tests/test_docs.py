@@ -52,8 +52,17 @@ def test_readme_has_no_block_that_no_test_knows() -> None:
         "$ fanout emulate --fault throttle=0.05 --fault reset_after=0.05 -- "
         "fanout mandelbrot --out set.png",
         "$ seq 5 | fanout map math:factorial --chunks -",  # test_readme_shell_blocks…
+        # test_readme_estimates_what_a_run_costs
+        "$ fanout cost estimate --tasks 1000 --seconds 12 --runs 30/month",
         "$ fanout simulate --tasks 10000 --mean-s 2 --concurrency 1000",  # test_readme_simulates…
     ]
+
+
+def test_readme_estimates_what_a_run_costs(tmp_path: Path) -> None:
+    (command,) = (code for code in blocks("console") if "fanout cost estimate" in code)
+    told = run(["sh", "-c", command.strip().removeprefix("$ ")], tmp_path)
+    for word in ("this machine", "Lambda 1,769 MB", "spot", "Fargate", "runs a day", "assumed"):
+        assert word in told
 
 
 def test_readme_simulates_a_map(tmp_path: Path) -> None:

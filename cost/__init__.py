@@ -12,12 +12,16 @@ if __name__ != "fanout.cost":
     )
 
 if TYPE_CHECKING:
+    from fanout.cost.bill import Bill, BillItem, bill_of
     from fanout.cost.book import Instance, Price, PriceBook, Tier
     from fanout.cost.books import book_of
 
-__all__ = ["Instance", "Price", "PriceBook", "Tier", "book_of"]
+__all__ = ["Bill", "BillItem", "Instance", "Price", "PriceBook", "Tier", "bill_of", "book_of"]
 
 _MODULES: Final = {
+    "Bill": "fanout.cost.bill",
+    "BillItem": "fanout.cost.bill",
+    "bill_of": "fanout.cost.bill",
     "Instance": "fanout.cost.book",
     "Price": "fanout.cost.book",
     "PriceBook": "fanout.cost.book",

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from fanout.api import map, run, starmap, stream  # noqa: A004
     from fanout.backends.aws_lambda import Lambda
     from fanout.backends.local import Local
+    from fanout.cost.bill import Bill
     from fanout.executor import Executor, resume
     from fanout.options import MapOptions
     from fanout.outcomes import OutcomeStream, Run
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from fanout.token_bucket import RateLimit
 
 __all__ = [
+    "Bill",
     "Block",
     "Executor",
     "Lambda",
@@ -56,6 +58,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "Bill": "fanout.cost.bill",
     "Block": "fanout.stored_chunks",
     "Executor": "fanout.executor",
     "Lambda": "fanout.backends.aws_lambda",

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from fanout.request import Request
     from fanout.scheduler import Scheduler
     from fanout.tasks import Environment, Outcome
+    from fanout.wire import Message
 
 _LOG: Final = logging.getLogger("fanout")
 
@@ -181,6 +182,7 @@ class Engine:
                     is_compiled_there=self._request.kernel.is_compiled_there,
                     is_consumed=self._is_consumed,
                     max_gb_s=self._scheduler.max_gb_s,
+                    max_usd=self._scheduler.max_usd,
                 )
             )
         except BaseException as error:
@@ -409,6 +411,7 @@ class Engine:
         tasks, chunks = launch.tasks, self._intake.chunks
         if launch.covers is not None:  # the one that it covers may have answered since
             tasks = [task for task in tasks if task in chunks]
+        reply: Message | None = None
         try:
             request, sent, outcomes = build(
                 self._request,
@@ -441,7 +444,9 @@ class Engine:
             answer = AttemptFailed(number, error.failure)
         except DecodeError as error:
             detail = f"sent a reply that can't be read ({error})"
-            answer = AttemptFailed(number, Failure(kind=FailureKind.CRASHED, detail=detail))
+            billed = None if reply is None else reply.billed
+            failure = Failure(kind=FailureKind.CRASHED, detail=detail, billed=billed)
+            answer = AttemptFailed(number, failure)
         self._attempts.pop(number, None)
         self._sent.discard(number)
         self._feed(answer)

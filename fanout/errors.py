@@ -253,32 +253,59 @@ class BudgetExceededError(FanoutError):
 
     Attributes:
         spent_gb_s: What it cost, GB-seconds.
-        max_gb_s: What it may cost, GB-seconds.
+        max_gb_s: What it may cost, GB-seconds; None if `max_usd` ended it.
         worst_gb_s: What its next attempt might have cost, GB-seconds.
         run: What was done until then; None if there is no record of it.
+        spent_usd: What its time and its requests cost, US dollars; None if `max_gb_s` ended it.
+        max_usd: What they may cost.
+        worst_usd: What those of its next attempt might have cost.
     """
 
     def __init__(
         self,
         spent_gb_s: float,
-        max_gb_s: float,
+        max_gb_s: float | None,
         worst_gb_s: float,
         run: Run[Any] | None = None,
+        *,
+        spent_usd: float | None = None,
+        max_usd: float | None = None,
+        worst_usd: float | None = None,
     ) -> None:
+        if max_usd is None:
+            told = (
+                f"the run has cost {spent_gb_s:.6g} GB-seconds and may cost max_gb_s={max_gb_s:.6g}"
+                f", which leaves too little for an attempt that takes {worst_gb_s:.6g} at worst: "
+                "raise max_gb_s, or use a function with less memory"
+            )
+        else:
+            told = (
+                f"the run has cost {spent_usd:.6g} USD ({spent_gb_s:.6g} GB-seconds and its "
+                f"requests) and may cost max_usd={max_usd:.6g}, which leaves too little for an "
+                f"attempt that takes {worst_usd:.6g} at worst; logs, objects and transfer are not "
+                "counted: raise max_usd, or use a function with less memory"
+            )
         kept = "; what is done is in .run of this error" if run is not None else ""
-        super().__init__(
-            f"the run has cost {spent_gb_s:.6g} GB-seconds and may cost max_gb_s={max_gb_s:.6g}, "
-            f"which leaves too little for an attempt that takes {worst_gb_s:.6g} at worst: raise "
-            f"max_gb_s, or use a function with less memory{kept}"
-        )
+        super().__init__(f"{told}{kept}")
         self.spent_gb_s = spent_gb_s
         self.max_gb_s = max_gb_s
         self.worst_gb_s = worst_gb_s
         self.run = run
+        self.spent_usd = spent_usd
+        self.max_usd = max_usd
+        self.worst_usd = worst_usd
 
     def with_run(self, run: Run[Any]) -> BudgetExceededError:
         """The same, with what was done."""
-        return BudgetExceededError(self.spent_gb_s, self.max_gb_s, self.worst_gb_s, run)
+        return BudgetExceededError(
+            self.spent_gb_s,
+            self.max_gb_s,
+            self.worst_gb_s,
+            run,
+            spent_usd=self.spent_usd,
+            max_usd=self.max_usd,
+            worst_usd=self.worst_usd,
+        )
 
 
 class JournalError(FanoutError):

@@ -191,6 +191,7 @@ class RunStarted:
         is_compiled_there: Whether it is known that numba compiles the kernel in each environment.
         is_consumed: Whether the caller says which outcomes it has taken.
         max_gb_s: What it may cost, GB-seconds; None: whatever it takes.
+        max_usd: What it may cost, US dollars; None: whatever it takes.
     """
 
     run: str
@@ -201,6 +202,7 @@ class RunStarted:
     is_compiled_there: bool = False
     is_consumed: bool = False
     max_gb_s: float | None = None
+    max_usd: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, TypeVarTuple, overload
 
 from fanout import config
+from fanout.accounts import Accounts, bill_for
 from fanout.backends import sharing
 from fanout.backends.chosen import chosen
 from fanout.errors import BudgetExceededError, UsageError
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from typing import Self, Unpack
 
     from fanout.backends import Backend
+    from fanout.cost.bill import Bill
     from fanout.kernel_spec import KernelSpec
     from fanout.options import MapOptions
     from fanout.stores import Store
@@ -72,6 +74,7 @@ class Executor:
         )
         self._setup = RunSetup(self._backend, self._objects, shows_progress=settings.progress)
         self._is_open = False
+        self._accounts = Accounts()
 
     def __repr__(self) -> str:
         return f"<Executor on {self._backend!r}{'' if self._is_open else ', not open'}>"
@@ -80,6 +83,14 @@ class Executor:
     def backend(self) -> Backend:
         """The backend."""
         return self._backend
+
+    @property
+    def bill(self) -> Bill:
+        """What its runs have cost so far, those that go on included; also of `map`.
+
+        What is in flight counts at its worst. Empty where nothing is billed.
+        """
+        return bill_for(self._accounts.usage)
 
     async def __aenter__(self) -> Self:
         """Open the backend."""
@@ -230,23 +241,26 @@ class Executor:
 
         self._check_open()
         meter = Meter()
-        engine = self._setup.engine(
-            kernel,
-            chunks,
-            keep,
-            options,
-            is_star=is_star,
-            is_own=is_own,
-            observers=[meter],
-        )
-        try:
-            async with engine:
-                await engine.finished()
-        except BudgetExceededError as error:
-            if error is not engine.ended_by:
-                raise  # of an input that runs a map of its own
-            raise error.with_run(meter.run(outcomes, engine.hedges)) from None
-        return meter.run(outcomes, engine.hedges)
+        with self._accounts.booked(self._backend.billed) as ledger:
+            engine = self._setup.engine(
+                kernel,
+                chunks,
+                keep,
+                options,
+                is_star=is_star,
+                is_own=is_own,
+                ledger=ledger,
+                observers=[meter],
+            )
+            try:
+                async with engine:
+                    await engine.finished()
+            except BudgetExceededError as error:
+                if error is not engine.ended_by:
+                    raise  # of an input that runs a map of its own
+                run = meter.run(outcomes, engine.hedges, ledger.run_usage)
+                raise error.with_run(run) from None
+            return meter.run(outcomes, engine.hedges, ledger.run_usage)
 
     @contextlib.asynccontextmanager
     async def stream(
@@ -275,11 +289,18 @@ class Executor:
         """
         self._check_open()
         arrivals: Arrivals[R] = Arrivals()
-        engine = self._setup.engine(
-            kernel, chunks, arrivals.put, options, is_ordered=ordered, is_consumed=True
-        )
-        async with engine:
-            yield OutcomeStream(engine, arrivals)
+        with self._accounts.booked(self._backend.billed) as ledger:
+            engine = self._setup.engine(
+                kernel,
+                chunks,
+                arrivals.put,
+                options,
+                is_ordered=ordered,
+                is_consumed=True,
+                ledger=ledger,
+            )
+            async with engine:
+                yield OutcomeStream(engine, arrivals, ledger)
 
     async def _map(
         self,
@@ -293,7 +314,7 @@ class Executor:
         results: dict[int, Any] = {}
         failed: list[Exception] = []
         # What is done when a budget is exceeded is not lost; else nobody will ask for outcomes.
-        has_budget = options.get("max_gb_s") is not None
+        has_budget = any(options.get(cap) is not None for cap in ("max_gb_s", "max_usd"))
         outcomes: dict[int, Outcome[Any]] = {}
         meter = Meter()
 
@@ -306,24 +327,27 @@ class Executor:
                 if error is not None:
                     failed.append(error)
 
-        engine = self._setup.engine(
-            kernel,
-            chunks,
-            keep,
-            options,
-            is_star=is_star,
-            stops_on_failure=not return_exceptions,
-            observers=[meter] if has_budget else [],
-        )
-        try:
-            async with engine:
-                await engine.finished()
-                if failed and not return_exceptions:
-                    raise failed[0]
-        except BudgetExceededError as error:
-            if error is not engine.ended_by:
-                raise  # of a kernel or an input that runs a map of its own
-            raise error.with_run(meter.run(outcomes, engine.hedges)) from None
+        with self._accounts.booked(self._backend.billed) as ledger:
+            engine = self._setup.engine(
+                kernel,
+                chunks,
+                keep,
+                options,
+                is_star=is_star,
+                stops_on_failure=not return_exceptions,
+                ledger=ledger,
+                observers=[meter] if has_budget else [],
+            )
+            try:
+                async with engine:
+                    await engine.finished()
+                    if failed and not return_exceptions:
+                        raise failed[0]
+            except BudgetExceededError as error:
+                if error is not engine.ended_by:
+                    raise  # of a kernel or an input that runs a map of its own
+                run = meter.run(outcomes, engine.hedges, ledger.run_usage)
+                raise error.with_run(run) from None
         return [results[index] for index in range(len(results))]
 
     def _check_open(self) -> None:

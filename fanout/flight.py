@@ -9,6 +9,7 @@ nothing (`throttle`). A backend on this machine needs the last of them only.
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from fanout.attempts import Attempts
@@ -20,11 +21,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from random import Random
 
-    from fanout.budget import Billed, Budget
+    from fanout.budget import Billed, Budget, Overdraft
     from fanout.capacity import Seat
     from fanout.guards import Guards
     from fanout.retry import RetryPolicy
-    from fanout.tasks import AttemptReport
+    from fanout.tasks import AttemptReport, BilledTime
 
 
 class Flight:
@@ -148,13 +149,12 @@ class Flight:
         return self._storm.why(failure)
 
     @property
-    def overdraft(self) -> tuple[float, float, float] | None:
+    def overdraft(self) -> Overdraft | None:
         """What was spent, what may be, and what the next attempt may cost, if that is too much."""
         budget = self._budget
         if budget is None or not budget.is_hopeless(self._too_dear_s):
             return None
-        worst_gb_s = budget.gb_s(self._too_dear_s)
-        return budget.spent_gb_s, budget.max_gb_s, worst_gb_s
+        return budget.overdraft(self._too_dear_s)
 
     # ---- what happens ----
 
@@ -219,8 +219,11 @@ class Flight:
             self._storm.answered(number)
         if self._budget is not None:
             # Without a report nothing ran there: its chunks could not be encoded.
-            ran_s = 0.0 if report is None else self._ran_s(number, now_s)
-            self._settle(self._budget, number, ran_s)
+            if report is None:
+                self._settle(self._budget, number, 0.0)
+            else:
+                ran_s = self._ran_s(number, now_s)
+                self._settle(self._budget, number, ran_s, report.billed)
         if self._hedging is not None:
             run_s = None if report is None else report.total_s
             is_cold = None if report is None else report.is_cold
@@ -258,7 +261,8 @@ class Flight:
         if self._budget is not None:
             is_lost = failure.kind is FailureKind.MAYBE_RAN  # it may run on
             ran_s = None if is_lost else self._ran_s(number, now_s)
-            self._settle(self._budget, number, 0.0 if never_ran else ran_s)
+            is_free = never_ran and failure.billed is None
+            self._settle(self._budget, number, 0.0 if is_free else ran_s, failure.billed)
         if self._hedging is not None:
             if never_ran:
                 self._hedging.refused(number)
@@ -317,13 +321,27 @@ class Flight:
         """At most: from its launch to its answer, the way there and back included."""
         return now_s - self._attempts.launched_s(number)
 
-    def _settle(self, budget: Budget, number: int, ran_s: float | None) -> None:
-        """An attempt has ended, and is billed for so long, or for its worst case."""
+    def _settle(
+        self,
+        budget: Budget,
+        number: int,
+        ran_s: float | Fraction | None,
+        billed: BilledTime | None = None,
+    ) -> None:
+        """An attempt has ended, and is billed for so long, or for its worst case.
+
+        Where Lambda says for how long, that counts.
+        """
+        requests = None
+        if billed is not None and not billed.lost:
+            requests = billed.invocations
+            if billed.is_reported:
+                ran_s = Fraction(billed.billed_ms, 1000)
         if number in self._escalated:
             self._escalated.discard(number)
             if ran_s is not None and self._billed is not None:
                 ran_s = _of_larger(ran_s, self._billed)
-        budget.settle(number, ran_s)
+        budget.settle(number, ran_s, requests=requests)
 
     # ---- covers ----
 
@@ -374,7 +392,7 @@ class Flight:
         return self._hedging.next_s(now_s, is_queue_empty=is_queue_empty)
 
 
-def _of_larger(seconds: float, billed: Billed) -> float:
+def _of_larger(seconds: float | Fraction, billed: Billed) -> float:
     """As many seconds of the usual memory as the larger function is billed for these."""
     assert billed.larger is not None, "what is escalated has somewhere to go"
     return math.ceil(seconds * 1000) / 1000 * billed.larger.gb / billed.gb

@@ -14,7 +14,7 @@ from fanout.hedging import Hedging
 from fanout.storm import StormGuard
 
 if TYPE_CHECKING:
-    from fanout.budget import Billed
+    from fanout.budget import Billed, Rates
     from fanout.capacity import Capacity
     from fanout.lateness import Starts
 
@@ -49,6 +49,9 @@ def guards_of(
     is_idempotent: bool = True,
     max_gb_s: float | None = None,
     spent_gb_s: float = 0.0,
+    max_usd: float | None = None,
+    rates: Rates | None = None,
+    spent_requests: int = 0,
     timeout_s: float | None = None,
     starts: Starts | None = None,
 ) -> Guards:
@@ -61,15 +64,29 @@ def guards_of(
         is_idempotent: Whether a task may run twice; if not, none is sent a second time, or ended.
         max_gb_s: What the run may cost, GB-seconds; None: whatever it takes.
         spent_gb_s: What it has cost before, GB-seconds.
+        max_usd: What the run may cost, US dollars; None: whatever it takes.
+        rates: What dollars are counted by.
+        spent_requests: Invocations that it has had before.
         timeout_s: What the caller allows a task, seconds.
         starts: What earlier runs have found of starts; this one adds to it.
     """
-    stops = HardStops(is_bounded=max_gb_s is not None, timeout_s=timeout_s)
+    is_bounded = max_gb_s is not None or max_usd is not None
+    stops = HardStops(is_bounded=is_bounded, timeout_s=timeout_s)
+    budget = None
+    if is_bounded:
+        budget = Budget(
+            max_gb_s,
+            billed.gb,
+            spent_gb_s=spent_gb_s,
+            max_usd=max_usd,
+            rates=rates,
+            spent_requests=spent_requests,
+        )
     return Guards(
         capacity=capacity,
         hedging=Hedging(gb=billed.gb, starts=starts) if hedges and is_idempotent else None,
         storm=StormGuard(),
         stops=stops if is_idempotent else None,
-        budget=None if max_gb_s is None else Budget(max_gb_s, billed.gb, spent_gb_s=spent_gb_s),
+        budget=budget,
         billed=billed,
     )

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from fanout.codec import Buffer
+    from fanout.cost.run_usage import Usage
     from fanout.stores import Store
 
 
@@ -71,9 +72,14 @@ class LargeObjects:
         """What the user named; None: nothing."""
         return self._store if self._is_named else None
 
-    def of_run(self, run: str) -> RunObjects | None:
-        """Where the messages of a run may go; None: all that its backend can't carry is refused."""
-        return RunObjects(self._store, run) if self._is_named and self._is_remote else None
+    def of_run(self, run: str, usage: Usage | None = None) -> RunObjects | None:
+        """Where the messages of a run may go; None: all that its backend can't carry is refused.
+
+        What is paid for them is added to `usage`.
+        """
+        if not self._is_named or not self._is_remote:
+            return None
+        return RunObjects(self._store, run, usage)
 
     async def put(self, value: object) -> Ref:
         """Store an object; see `Executor.put`."""

@@ -81,6 +81,8 @@ def summary(view: View, width: int | None = None) -> list[Part]:
         parts.append((f"{_count(view.retried)} retried", "yellow"))
     if view.done:
         parts.append((_speed(view.per_s), ""))
+    if view.gb_s:
+        parts.append((_cost(view), ""))
     if view.failed:
         parts.append((view.errors[0], "red"))
     if view.done:
@@ -104,6 +106,8 @@ def plain(view: View) -> str:
         parts.append("stopping")
     elif view.left_s is not None:
         parts.append(_left(view.left_s))
+    if view.gb_s:
+        parts.append(f"{_cost(view)} so far")
     parts += _compiling(view)
     parts += [f"stalled, {finding}" for finding in view.findings[:1]]
     return f"fanout: {_title(view)}: {', '.join(parts)}"
@@ -121,9 +125,19 @@ def _status(view: View) -> list[Part]:
     if view.retried:
         parts.append((f"{_count(view.retried)} retried", "yellow"))
     parts.append((f"{_count(view.running)} running", ""))
+    if view.gb_s:
+        parts.append((f"{_cost(view)} so far", ""))
     if view.waiting:
         parts.append((f"{_count(view.waiting)} waiting", ""))
     return parts
+
+
+def _cost(view: View) -> str:
+    """What it has cost: dollars, or GB-seconds where no prices are known."""
+    if view.usd is None:
+        return f"{view.gb_s:,.4g} GB-s"
+    decimals = 2 if view.usd >= 0.1 else min(8, 1 - math.floor(math.log10(view.usd or 1e-8)))
+    return f"${view.usd:,.{decimals}f}"
 
 
 def _compiling(view: View) -> list[str]:

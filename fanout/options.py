@@ -34,6 +34,9 @@ class MapOptions(TypedDict, total=False):
             time, which costs up to a tenth more; yes by default, where attempts are billed.
         max_gb_s: What the run may cost, GB-seconds of Lambda: nothing is launched that could cost
             more at worst, and the run then ends with `BudgetExceededError`. No limit by default.
+        max_usd: What the run may cost, US dollars, by the prices of its region: the time of its
+            attempts and their requests. Likewise; both may be given. What it costs in logs, objects
+            and transfer is not in it.
         name: What to call the run. The same call with the same name goes on where it ended, however
             that was: what is done already is not done again.
         on_change: When kernel or input of a run with this name are not as they were: "refuse" (the
@@ -56,6 +59,7 @@ class MapOptions(TypedDict, total=False):
     idempotent: bool
     hedge: bool
     max_gb_s: float | None
+    max_usd: float | None
     name: str | None
     on_change: OnChange
     journal: bool | None

@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from fanout.accounts import bill_for
+from fanout.cost.run_usage import Usage
 from fanout.diagnosis import Diagnosis
 from fanout.events import Deliver, Launch, Retry, RunStarted
 from fanout.hedging import HedgeCounts
@@ -18,6 +20,8 @@ from fanout.tasks import Outcome
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from fanout.cost.bill import Bill
+    from fanout.cost.ledger import Ledger
     from fanout.diagnosis import Finding
     from fanout.engine import Engine
     from fanout.events import RunEvent
@@ -41,6 +45,7 @@ class Run(Generic[R]):
             it had to end; empty for a run that went well.
         hedges: How many attempts were covers for silent ones, how many of them came first, and
             what those cost that came too late, GB-seconds; those still in flight at the end aside.
+        usage: What it has used that is billed, in all of its sessions.
     """
 
     id: str
@@ -52,6 +57,15 @@ class Run(Generic[R]):
     makespan_s: float
     diagnosis: list[Finding] = field(default_factory=list)
     hedges: HedgeCounts = field(default_factory=HedgeCounts)
+    usage: Usage = field(default_factory=Usage, repr=False)
+
+    @property
+    def bill(self) -> Bill:
+        """What it has cost, by the prices of its region; without items where nothing is billed.
+
+        Attempts that had not answered when it ended count at their worst.
+        """
+        return bill_for(self.usage)
 
     @property
     def kernel_s(self) -> float:
@@ -99,8 +113,8 @@ class Meter:
             case RunStarted():
                 self._started = event
 
-    def run(self, outcomes: Mapping[int, Outcome[R]], hedges: HedgeCounts) -> Run[R]:
-        """The run so far, with these outcomes, by index, and covers."""
+    def run(self, outcomes: Mapping[int, Outcome[R]], hedges: HedgeCounts, usage: Usage) -> Run[R]:
+        """The run so far, with these outcomes, by index, covers and usage."""
         assert self._started is not None
         return Run(
             id=self._started.run,
@@ -112,6 +126,7 @@ class Meter:
             makespan_s=0.0 if self._first_s is None else self._last_s - self._first_s,
             diagnosis=self._diagnosis.story(asyncio.get_running_loop().time()),
             hedges=hedges,
+            usage=usage,
         )
 
 
@@ -131,11 +146,17 @@ class Arrivals(Generic[R]):
 class OutcomeStream(AsyncIterator[Outcome[R]]):
     """The outcomes of a run as they come; see `Executor.stream`."""
 
-    def __init__(self, engine: Engine, arrivals: Arrivals[R]) -> None:
+    def __init__(self, engine: Engine, arrivals: Arrivals[R], ledger: Ledger) -> None:
         self._engine = engine
+        self._ledger = ledger
         self._ready = arrivals.ready
         self._came = arrivals.came
         self._taken = 0
+
+    @property
+    def bill(self) -> Bill:
+        """What the run has cost so far; what is in flight counts at its worst."""
+        return bill_for(self._ledger.run_usage)
 
     async def __anext__(self) -> Outcome[R]:
         """Wait for the next outcome."""

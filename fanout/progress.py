@@ -17,6 +17,7 @@ import os
 import sys
 import threading
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, TextIO, cast
 
 from fanout.events import RunEnded, RunStarted
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.text import Text
 
+    from fanout.cost.ledger import Ledger
     from fanout.events import RunEvent
     from fanout.layout import Part
     from fanout.tally import View
@@ -60,9 +62,18 @@ class Progress:
     Args:
         quiet_s: Nothing is shown of a run that ends before, seconds.
         first_line_s: Where stderr is no terminal: when to write the first line, seconds.
+        ledger: Knows what the run has cost so far; None: nothing, and it isn't shown.
     """
 
-    def __init__(self, *, quiet_s: float = _QUIET_S, first_line_s: float = _FIRST_LINE_S) -> None:
+    def __init__(
+        self,
+        ledger: Ledger | None = None,
+        /,
+        *,
+        quiet_s: float = _QUIET_S,
+        first_line_s: float = _FIRST_LINE_S,
+    ) -> None:
+        self._ledger = ledger
         self._quiet_s = quiet_s
         self._first_line_s = first_line_s
         self.began_s = 0.0
@@ -84,7 +95,13 @@ class Progress:
     def view(self) -> View:
         """The run as it stands."""
         with self._lock:
-            return self._tally.view(time.monotonic())
+            view = self._tally.view(time.monotonic())
+        if self._ledger is None or not (so_far := self._ledger.so_far):
+            return view
+        from fanout.cost.pricing import usd_so_far  # reads the prices, and not before
+
+        gb_s, usd = usd_so_far(so_far)
+        return replace(view, gb_s=gb_s, usd=usd)
 
     def printed(self) -> list[str]:
         """The lines that kernels printed since this was last asked."""

@@ -6,6 +6,7 @@ refused the request as a whole. `request` has the other direction, `worker` the 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from fanout.codec import decode_each
@@ -18,6 +19,7 @@ from fanout.wire import PROTOCOL
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from fanout.tasks import BilledTime
     from fanout.wire import Message
 
 
@@ -48,11 +50,13 @@ def read(
     try:
         # First of all, and the same in every protocol: a worker of another one answers so.
         if "refused" in reply.head:
-            return AttemptFailed(attempt, refusal(reply.head["refused"]))
+            refused = refusal(reply.head["refused"])
+            return AttemptFailed(attempt, replace(refused, billed=reply.billed))
         if reply.head.get("fanout") != PROTOCOL:
             raise DecodeError(f"a reply in protocol {reply.head.get('fanout')}, not {PROTOCOL}")
         payload_bytes = request_bytes + reply.payload.nbytes
-        report = _report(reply.head["report"], attempt, payload_bytes, environments)
+        told = reply.head["report"]
+        report = _report(told, attempt, payload_bytes, environments, reply.billed)
         done = len(tasks) - reply.head.get("left", 0)
         outcomes = _outcomes(reply, tasks[:done], report, attempts_of, is_safe)
     except (LookupError, TypeError, ValueError) as error:
@@ -61,7 +65,11 @@ def read(
 
 
 def _report(
-    told: Mapping[str, Any], attempt: int, payload_bytes: int, environments: dict[str, Environment]
+    told: Mapping[str, Any],
+    attempt: int,
+    payload_bytes: int,
+    environments: dict[str, Environment],
+    billed: BilledTime | None,
 ) -> AttemptReport:
     return AttemptReport(
         attempt=attempt,
@@ -74,6 +82,7 @@ def _report(
         total_s=told["total_s"],
         peak_memory_bytes=told["peak_memory_bytes"],
         payload_bytes=payload_bytes,
+        billed=billed,
     )
 
 

@@ -24,6 +24,8 @@ from fanout.errors import (
 if TYPE_CHECKING:
     from random import Random
 
+    from fanout.tasks import BilledTime
+
 
 class FailureKind(enum.Enum):
     """What happened to an attempt, or to one task in it."""
@@ -59,6 +61,7 @@ class Failure:
         allowed_s: Of an attempt that the service had to end: its timeout, seconds.
         timeout_s: Of a task that its worker had to end: what it was allowed, seconds.
         hard_s: Likewise, but by the run itself, so that it didn't hang for ever: what it had.
+        billed: What the attempt is billed for nevertheless, where that is known.
     """
 
     kind: FailureKind
@@ -70,6 +73,7 @@ class Failure:
     allowed_s: float | None = None
     timeout_s: float | None = None
     hard_s: float | None = None
+    billed: BilledTime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

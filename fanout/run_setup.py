@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from fanout.backends.chosen import recipe_of, site_of
+from fanout.budget import check_cap
 from fanout.engine import Engine
 from fanout.errors import UsageError
 from fanout.findings import Findings
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Callable, Iterable
 
     from fanout.backends import Backend
+    from fanout.budget import Rates
+    from fanout.cost.ledger import Ledger
     from fanout.events import RunEvent
     from fanout.journal import Limits, RunJournal
     from fanout.kernel_spec import KernelSpec
@@ -88,6 +91,7 @@ class RunSetup:
         is_consumed: bool = False,
         is_own: bool = False,
         stops_on_failure: bool = False,
+        ledger: Ledger | None = None,
         observers: Sequence[Callable[[RunEvent], None]] = (),
     ) -> Engine:
         """The engine of a run; entering it begins the run.
@@ -103,6 +107,7 @@ class RunSetup:
                 the workers need to stay busy.
             is_own: Whether the input comes out of the run's own journal.
             stops_on_failure: Whether the first failure ends the run.
+            ledger: Keeps the books of what it costs; an observer, too.
             observers: Told everything before those of the options are.
 
         Raises:
@@ -117,14 +122,17 @@ class RunSetup:
         weight = options.get("weight")
         spec = prepare(kernel, is_safe=is_safe)
         total = len(source) if isinstance(source, Sized) else None
-        self._guards(options, 0.0)  # what is wrong with them shall leave no journal behind
+        rates = self._rates(options)
+        self._guards(options, rates)  # what is wrong with them shall leave no journal behind
         # Weights may be in another unit the next time.
         known = self._findings.key(spec, kernel) if weight is None else None
         journal = self._journal(options, spec, run, total, known, is_star=is_star, is_own=is_own)
         try:
-            guards = self._guards(options, 0.0 if journal is None else journal.spent_gb_s)
+            guards = self._guards(options, rates, journal)
             if journal is not None:
                 run, journal.budget = journal.run, guards.budget
+                if ledger is not None:
+                    journal.costs.follow(ledger)
             # The heaviest of all go first; a journal should have the whole input as soon as
             # possible, if it is in memory anyhow.
             is_whole = weight is not None or (
@@ -159,7 +167,7 @@ class RunSetup:
                     is_safe=is_safe,
                     timeout_s=timeout_s if stops_tasks else None,
                     store=self._objects.locator,
-                    spill=self._objects.of_run(run),
+                    spill=self._objects.of_run(run, None if ledger is None else ledger.stored),
                     is_idempotent=is_idempotent,
                 ),
                 chunks=source,
@@ -174,7 +182,7 @@ class RunSetup:
                     is_private=options.get("journal") is False,
                 ),
                 journal=journal,
-                observers=[*observers, *self._observers(options)],
+                observers=[*observers, *self._observers(options, ledger)],
             )
         except BaseException:
             if journal is not None:
@@ -258,9 +266,22 @@ class RunSetup:
             "unit_s": None if estimate is None else estimate.unit_s,
         }
 
-    def _guards(self, options: MapOptions, spent_gb_s: float) -> Guards:
+    def _rates(self, options: MapOptions) -> Rates | None:
+        """What dollars are counted by, if there is a cap on them."""
+        billed, max_usd = self._backend.billed, options.get("max_usd")
+        if max_usd is None or billed is None:
+            return None
+        check_cap("max_usd", max_usd)
+        from fanout.cost.pricing import rates_of
+
+        return rates_of(billed)
+
+    def _guards(
+        self, options: MapOptions, rates: Rates | None, journal: RunJournal | None = None
+    ) -> Guards:
         """What keeps an eye on attempts that are billed."""
-        billed, max_gb_s = self._backend.billed, options.get("max_gb_s")
+        billed = self._backend.billed
+        max_gb_s, max_usd = options.get("max_gb_s"), options.get("max_usd")
         if billed is not None:
             return guards_of(
                 billed,
@@ -268,22 +289,29 @@ class RunSetup:
                 hedges=options.get("hedge", True),
                 is_idempotent=options.get("idempotent", True),
                 max_gb_s=max_gb_s,
-                spent_gb_s=spent_gb_s,
+                spent_gb_s=0.0 if journal is None else journal.spent_gb_s,
+                max_usd=max_usd,
+                rates=rates,
+                spent_requests=0 if journal is None else journal.spent_requests,
                 timeout_s=options.get("timeout_s"),
                 starts=self._findings.starts,
             )
-        if max_gb_s is not None:
-            msg = f"max_gb_s={max_gb_s!r} is for Lambda: {self._backend.name} costs nothing"
-            raise UsageError(msg)
+        for name, cap in (("max_gb_s", max_gb_s), ("max_usd", max_usd)):
+            if cap is not None:
+                msg = f"{name}={cap!r} is for Lambda: {self._backend.name} costs nothing"
+                raise UsageError(msg)
         return Guards()
 
-    def _observers(self, options: MapOptions) -> list[Callable[[RunEvent], None]]:
+    def _observers(
+        self, options: MapOptions, ledger: Ledger | None
+    ) -> list[Callable[[RunEvent], None]]:
         shown = options.get("progress")
-        observers: list[Callable[[RunEvent], None]] = []
+        is_billed = ledger is not None and self._backend.billed is not None
+        observers: list[Callable[[RunEvent], None]] = [ledger] if ledger and is_billed else []
         if self._shows_progress if shown is None else shown:
             from fanout.progress import Progress
 
-            observers.append(Progress())
+            observers.append(Progress(ledger if is_billed else None))
         if (on_event := options.get("on_event")) is not None:
             observers.append(on_event)
         return observers

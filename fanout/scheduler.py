@@ -148,6 +148,7 @@ class Scheduler:
         self._gb = guards.billed.gb if guards.billed is not None else 1.0
         self._stops = guards.stops
         self.max_gb_s = None if guards.budget is None else guards.budget.max_gb_s
+        self.max_usd = None if guards.budget is None else guards.budget.max_usd
         self._hedges = guards.hedging is not None
         self._stops_on_failure = stops_on_failure
 
@@ -539,7 +540,14 @@ class Scheduler:
     def _end_for_budget(self) -> None:
         """What is dear is all there is: end, if nothing can make it cheaper."""
         if (over := self._flight.overdraft) is not None:
-            error = BudgetExceededError(*over)
+            error = BudgetExceededError(
+                over.spent_gb_s,
+                over.max_gb_s,
+                over.worst_gb_s,
+                spent_usd=over.spent_usd,
+                max_usd=over.max_usd,
+                worst_usd=over.worst_usd,
+            )
             self._end(Failure(kind=FailureKind.REFUSED, error=error, is_fatal=True))
 
     def _launch_one(self, tasks: Sequence[int], now_s: float, *, covers: int | None = None) -> bool:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from typing import Self, Unpack
 
     from fanout.backends import Backend
+    from fanout.cost.bill import Bill
     from fanout.options import MapOptions
     from fanout.outcomes import OutcomeStream, Run
     from fanout.tasks import Outcome
@@ -74,6 +75,11 @@ class Executor:
         with kept_back():
             self._portal = None
             self._stack.__exit__(kind, error, trace)
+
+    @property
+    def bill(self) -> Bill:
+        """What its runs have cost so far."""
+        return self._executor.bill
 
     @overload
     def map(

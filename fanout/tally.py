@@ -79,6 +79,8 @@ class View:
         is_over: Nothing more will be launched.
         is_complete: Every chunk of the input was delivered.
         findings: What the run waits for, if nothing has finished for too long.
+        gb_s: What attempts have cost that have ended, GB-seconds; 0 where nothing is billed.
+        usd: The same in US dollars, for time and requests; None if no prices are known.
     """
 
     kernel: str
@@ -103,6 +105,8 @@ class View:
     is_over: bool
     is_complete: bool
     findings: tuple[Finding, ...] = ()
+    gb_s: float = 0.0
+    usd: float | None = None
 
 
 class Tally:

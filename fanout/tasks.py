@@ -6,7 +6,7 @@ Pure data, shared by the scheduler, the worker's client side and the faces.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
     from fanout.retry import Failure
@@ -31,6 +31,49 @@ class Environment:
     versions: dict[str, str] = field(default_factory=dict)
 
 
+class BilledTime(NamedTuple):
+    """What the invocations of one attempt are billed for, as far as that is known.
+
+    Attributes:
+        billed_ms: For how long, milliseconds, each invocation rounded up; starts included.
+        init_ms: Of these, the starts of environments.
+        memory_mb: What the environment has, MB.
+        is_reported: Whether Lambda says so, in the REPORT line of each; else it is what the worker
+            measured, or how long the answer took.
+        invocations: How many: more than one if the worker asked for code.
+        lost: Of how many more nothing is known, as their answers never came.
+        answer_bytes: Of the bodies that came back.
+        log_bytes: What was written to the log, as far as it was seen.
+        is_log_whole: Whether that is all of it.
+    """
+
+    billed_ms: int
+    init_ms: int
+    memory_mb: int
+    is_reported: bool
+    invocations: int = 1
+    lost: int = 0
+    answer_bytes: int = 0
+    log_bytes: int = 0
+    is_log_whole: bool = False
+
+    def plus(self, other: BilledTime | None) -> BilledTime:
+        """This and a later invocation of the same attempt."""
+        if other is None:
+            return self
+        return BilledTime(
+            billed_ms=self.billed_ms + other.billed_ms,
+            init_ms=self.init_ms + other.init_ms,
+            memory_mb=other.memory_mb,
+            is_reported=self.is_reported and other.is_reported,
+            invocations=self.invocations + other.invocations,
+            lost=self.lost + other.lost,
+            answer_bytes=self.answer_bytes + other.answer_bytes,
+            log_bytes=self.log_bytes + other.log_bytes,
+            is_log_whole=self.is_log_whole and other.is_log_whole,
+        )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptReport:
     """An attempt that answered, measured at the far end.
@@ -47,6 +90,7 @@ class AttemptReport:
             kernel was loaded by a request of its own.
         peak_memory_bytes: Largest resident size of the worker process so far; None if unknown.
         payload_bytes: Request and reply together.
+        billed: What it is billed for; None where nothing is.
     """
 
     attempt: int
@@ -59,6 +103,7 @@ class AttemptReport:
     total_s: float
     peak_memory_bytes: int | None
     payload_bytes: int
+    billed: BilledTime | None = None
 
 
 @dataclass(frozen=True, slots=True)

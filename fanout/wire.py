@@ -24,6 +24,7 @@ from fanout.errors import DecodeError
 
 if TYPE_CHECKING:
     from fanout.codec import Buffer
+    from fanout.tasks import BilledTime
 
 # Raised whenever an older worker could misunderstand a request, or an older client a reply.
 PROTOCOL: Final = 1
@@ -49,10 +50,17 @@ def python_minor() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A request or a reply."""
+    """A request or a reply.
+
+    Attributes:
+        head: What it is about.
+        payload: The values.
+        billed: What a reply is billed for; it is never sent, the client's backend sets it.
+    """
 
     head: dict[str, Any]
     payload: Encoded = field(default_factory=lambda: Encoded(b"null"))
+    billed: BilledTime | None = None
 
 
 def frame(message: Message) -> list[Buffer]:

@@ -26,6 +26,7 @@ TESTS: Final = (
     "flight",
     "attempts",
     "budget",
+    "max_usd",
     "capacity",
     "grouping",
     "hard_stops",

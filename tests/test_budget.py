@@ -175,6 +175,8 @@ class BudgetLaws(RuleBasedStateMachine):
     @invariant()
     def the_books_never_exceed_the_limit(self) -> None:
         budget = self.budget
+        assert budget._max_ms is not None
+        assert budget.max_gb_s is not None
         assert budget._spent_ms + budget._reserved_ms <= budget._max_ms
         assert budget.spent_gb_s <= budget.max_gb_s
         assert budget.reserved_gb_s <= budget.max_gb_s
@@ -183,7 +185,7 @@ class BudgetLaws(RuleBasedStateMachine):
     @invariant()
     def the_bill_never_exceeds_the_books(self) -> None:
         assert self.bill_gb_s <= self.budget._spent_ms * self.budget._gb_s_per_ms
-        assert self.bill_gb_s <= Fraction(self.budget.max_gb_s)
+        assert self.bill_gb_s <= Fraction(self.budget.max_gb_s or 0)
 
     @invariant()
     def nothing_is_reserved_when_nothing_is_in_flight(self) -> None:

@@ -206,6 +206,7 @@ def test_map_looks_through_a_file_before_it_does_anything(here: Path) -> None:
         (["mykernels:halve", "--chunks", "-", "--workers", "0"], "0 is not in the range"),
         (["mykernels:halve", "--chunks", "-", "--name", "a/b"], "must be 1 to 64 letters"),
         (["mykernels:halve", "--chunks", "-", "--max-gb-s", "9"], "is for Lambda"),
+        (["mykernels:halve", "--chunks", "-", "--max-usd", "9"], "max_usd=9.0 is for Lambda"),
         (["mykernels:halve"], "Missing option '--chunks'"),
     ],
 )

@@ -211,15 +211,19 @@ async def test_clients_of_lambda_killed_ten_times_pay_nothing_twice(
 
 
 @needs_runtime
+@pytest.mark.parametrize("cap", [{"max_gb_s": 120.0}, {"max_usd": 0.002}])
 async def test_a_budget_holds_over_crashes_that_leave_no_outcome(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap: dict[str, float]
 ) -> None:
-    """Killed right after its launches, again and again: what they may cost is in the books."""
+    """Killed right after its launches, again and again: what they may cost is in the books.
+
+    0.002 dollars are 120 GB-seconds, less the requests.
+    """
     bill = Bill()
     async with Emulator(concurrency=2, timeout_s=2.0, path=[ROOT], on_log=bill) as emulator:
         for name, value in emulator.variables.items():
             monkeypatch.setenv(name, value)
-        killer = Killer(tmp_path, 300, group=100, hedge=False, max_gb_s=120.0)
+        killer = Killer(tmp_path, 300, group=100, hedge=False, **cap)
         kills = 0
         for _ in range(4):
             while emulator.counts.running:  # what earlier clients left behind

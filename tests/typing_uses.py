@@ -42,6 +42,8 @@ async def uses() -> None:
         run = await ex.run(length, ["a"], retry=fanout.RetryPolicy(max_attempts=5))
         assert_type(run, fanout.Run[int])
         assert_type(run.results, list[int])
+        assert_type(run.bill, fanout.Bill)
+        assert_type(ex.bill, fanout.Bill)
         async with ex.stream(length, texts(), ordered=True) as outcomes:
             async for outcome in outcomes:
                 assert_type(outcome, fanout.Outcome[int])

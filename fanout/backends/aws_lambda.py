@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from fanout.backends.shipping import Load
     from fanout.grouping import GroupPolicy
     from fanout.request import Request
+    from fanout.tasks import BilledTime
     from fanout.token_bucket import RateLimit
     from fanout.wire import Message
 
@@ -195,6 +196,9 @@ class Lambda:
             timeout_s=about.timeout_s,
             init_s=INIT_S,
             larger=self._larger.billed if self._larger is not None else None,
+            region=about.region,
+            arch=about.arch,
+            disk_mb=about.disk_mb,
         )
 
     @property
@@ -271,16 +275,26 @@ class Lambda:
             )
         if request.is_escalated and self._larger is not None:
             return await self._larger.invoke(replace(request, is_escalated=False), started)
+        billed: BilledTime | None = None  # of the invocations before the present one
         try:
             load: Load | None = await self._shipping.first(request)
             while load is not None:
                 message = load.message(request)
                 reply = await self._invocations.exchange(request, message, started)
+                if billed is not None:
+                    reply = replace(reply, billed=billed.plus(reply.billed))
+                billed = reply.billed
                 load = await self._shipping.asked(request, load, reply)
+        except AttemptError as error:
+            if billed is None:
+                raise
+            both = billed.plus(error.failure.billed)
+            raise AttemptError(replace(error.failure, billed=both)) from error
         except StoreError as error:
-            raise AttemptError(Failure(kind=FailureKind.REFUSED, error=error)) from error
+            failure = Failure(kind=FailureKind.REFUSED, error=error, billed=billed)
+            raise AttemptError(failure) from error
         except FanoutError as error:
-            failure = Failure(kind=FailureKind.REFUSED, error=error, is_fatal=True)
+            failure = Failure(kind=FailureKind.REFUSED, error=error, is_fatal=True, billed=billed)
             raise AttemptError(failure) from error
         return reply
 

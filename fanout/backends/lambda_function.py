@@ -8,6 +8,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from fanout.backends import Site
+from fanout.budget import FREE_DISK_MB
 from fanout.errors import BackendError
 from fanout.invoke.answers import About
 
@@ -67,6 +68,8 @@ async def look(client: Any, function: str, qualifier: str | None, *, region: str
         region=region,
         memory_mb=found["MemorySize"],
         timeout_s=found["Timeout"],
+        arch="arm64" if "arm64" in found.get("Architectures", []) else "x86_64",
+        disk_mb=found.get("EphemeralStorage", {}).get("Size", FREE_DISK_MB),
     )
     host = urlsplit(client.meta.endpoint_url).hostname or ""
     site = Site(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from fanout.backends import AttemptError
 from fanout.backends.answer_form import AnswerForm
+from fanout.backends.lambda_billing import billed_time, lost
 from fanout.backends.lambda_messages import body_of, reply_of
 from fanout.errors import BackendError, DecodeError
 from fanout.hard_stops import GRACE_S
@@ -83,7 +84,8 @@ class Invocations:
         finally:
             if is_probe:
                 self._form.probe_ended()
-        failure = self._failure(answer, request, time.perf_counter() - sent_s)
+        elapsed_s = time.perf_counter() - sent_s
+        failure = self._failure(answer, request, elapsed_s)
         shown: Accepts | None = None
         if failure is None:
             reply, came_as_bytes, failure = await self._read(answer, request.spill)
@@ -97,8 +99,12 @@ class Invocations:
         if is_probe and shown is not None:
             self._form.shown(shown)
         if failure is not None:
-            raise AttemptError(failure)
-        return reply
+            billed = billed_time(answer, self.about, elapsed_s, None)
+            if billed is None and failure.kind is FailureKind.MAYBE_RAN:
+                billed = lost(self.about)
+            raise AttemptError(replace(failure, billed=billed))
+        billed = billed_time(answer, self.about, elapsed_s, reply)
+        return Message(reply.head, reply.payload, billed)
 
     async def _sent(self, body: list[bytes], started: Callable[[], None]) -> Answer:
         self.in_flight += 1
@@ -115,7 +121,9 @@ class Invocations:
         except ConnectionLostError as error:
             kind = FailureKind.MAYBE_RAN if error.was_sent else FailureKind.UNREACHABLE
             reason = None if error.__cause__ is None else type(error.__cause__).__name__
-            raise AttemptError(Failure(kind=kind, detail=str(error), reason=reason)) from error
+            billed = lost(self.about) if error.was_sent else None
+            failure = Failure(kind=kind, detail=str(error), reason=reason, billed=billed)
+            raise AttemptError(failure) from error
         finally:
             self.in_flight -= 1
 

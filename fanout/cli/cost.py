@@ -13,6 +13,7 @@ MODULES: Final = {
     "breakeven": "fanout.cost.commands.breakeven",
     "compare": "fanout.cost.commands.compare",
     "estimate": "fanout.cost.commands.estimate",
+    "explain": "fanout.cost.commands.explain",
     "prices": "fanout.cost.commands.prices",
 }
 
@@ -23,6 +24,7 @@ MODULES: Final = {
     short_help="Tell what a run costs.",
     examples=(
         "fanout cost estimate --tasks 1000 --seconds 12\n"
+        "fanout cost explain sweep-7\n"
         "fanout cost prices show --region eu-west-1\n"
         "fanout cost prices refresh --region eu-west-1 --services lambda,s3,logs"
     ),

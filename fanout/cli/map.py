@@ -82,6 +82,12 @@ _MOST_WHOLE_BYTES = 16 * 2**20
     metavar="X",
     help="On Lambda: end before it costs more GB-seconds.",
 )
+@click.option(
+    "--max-usd",
+    type=float,
+    metavar="X",
+    help="On Lambda: end before its time and requests cost more US dollars.",
+)
 @running_options
 def command(
     kernel: str,
@@ -93,6 +99,7 @@ def command(
     name: str | None,
     on_change: OnChange,
     max_gb_s: float | None,
+    max_usd: float | None,
     progress: bool | None,
     workers: int | None,
 ) -> int:
@@ -122,6 +129,7 @@ def command(
                 name=name,
                 on_change=on_change,
                 max_gb_s=max_gb_s,
+                max_usd=max_usd,
                 progress=progress,
             )
         )

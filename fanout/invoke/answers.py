@@ -14,21 +14,26 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from fanout.budget import FREE_DISK_MB
 from fanout.errors import BackendError, KernelLoadError, ProtocolError
 from fanout.retry import Failure, FailureKind
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from fanout.budget import Architecture
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class About:
-    """The function, as messages name it."""
+    """The function, as messages name it, and what its price depends on."""
 
     function: str
     region: str = ""
     memory_mb: int = 0
     timeout_s: float = 0.0
+    arch: Architecture = "x86_64"
+    disk_mb: int = FREE_DISK_MB
 
 
 _AGAIN: Final = FailureKind.THROTTLED

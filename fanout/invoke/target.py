@@ -90,7 +90,8 @@ async def resolve(
         host=named,
         path=parts.path,
         query=parts.query,
-        headers={"Content-Type": "application/json"},
+        # The end of the log, for its REPORT line.
+        headers={"Content-Type": "application/json", "X-Amz-Log-Type": "Tail"},
         unsigned={"User-Agent": user_agent, **(proxy_headers(proxy or "") if forwards else {})},
         origin=f"{parts.scheme}://{named}" if forwards else "",
         region=region,

@@ -31,6 +31,7 @@ from fanout.events import (
     RunStarted,
 )
 from fanout.journal.about import unreadable
+from fanout.journal.costs import Costs
 from fanout.journal.facts import Facts
 from fanout.journal.folder import clear
 from fanout.journal.large_results import LargeResults
@@ -81,7 +82,9 @@ class RunJournal:
     Attributes:
         run: Id of the run, which it keeps when it is resumed.
         spent_gb_s: What earlier sessions cost at worst, GB-seconds.
+        spent_requests: For how many invocations they paid at most.
         budget: The books of this one, if it has a cap; set before it begins.
+        costs: What attempts are billed.
     """
 
     def __init__(
@@ -100,7 +103,7 @@ class RunJournal:
         self._path = path
         self._lock = lock
         self._is_finished = self._is_cancelled = False
-        self._told_gb_s: tuple[float, float] | None = None  # spent, reserved
+        self._told: tuple[float, float, int] | None = None  # spent, reserved, requests
         self.budget: Budget | None = None
         self._database = sqlite3.connect(path, isolation_level=None)
         try:
@@ -111,12 +114,19 @@ class RunJournal:
         self._session = session
         self.run = session.run
         self.spent_gb_s = session.spent_gb_s
-        self._spending = Spending(session.number, billed, before_gb_s=session.spent_gb_s)
+        self.spent_requests = session.spent_requests
+        self._spending = Spending(
+            session.number,
+            billed,
+            before_gb_s=session.spent_gb_s,
+            before_requests=session.spent_requests,
+        )
         self._began_s = time.monotonic()
         what = f"run {about.name or self.run}"
         most_bytes = None if about.name is not None else limits.unasked_bytes
         self._writer = Writer(path, what, most_bytes=most_bytes)
         self._facts = Facts(self._database, self._writer)
+        self.costs = Costs(self._database, session.number, self._writer)
         self._large = LargeResults(path, self.run, store, limits, about)
         self._stores = [*session.stores, *stores]
         self._recall = Recall(
@@ -262,15 +272,15 @@ class RunJournal:
         """Write down what the run has cost; before more is spent, if it has a cap."""
         if not self._spending.is_billed:
             return
-        told_gb_s = self._spending.told_gb_s
-        if self.budget is not None:
-            told_gb_s = (self.budget.spent_gb_s, self.budget.reserved_gb_s)
-        if told_gb_s == self._told_gb_s or self._writer.is_broken:
+        told = (*self._spending.told_gb_s, self._spending.requests)
+        if (budget := self.budget) is not None:
+            told = (budget.spent_gb_s, budget.reserved_gb_s, budget.requests)
+        if told == self._told or self._writer.is_broken:
             return
-        self._told_gb_s = told_gb_s
-        spent_gb_s, reserved_gb_s = told_gb_s
-        put = self._facts.put if self.budget is None else self._facts.put_now
-        put(spent_gb_s=spent_gb_s, reserved_gb_s=reserved_gb_s)
+        self._told = told
+        spent_gb_s, reserved_gb_s, requests = told
+        put = self._facts.put if budget is None else self._facts.put_now
+        put(spent_gb_s=spent_gb_s, reserved_gb_s=reserved_gb_s, spent_requests=requests)
 
     def hurry(self) -> None:
         """Have `aclose` end soon, since the caller is cancelled."""
@@ -284,6 +294,7 @@ class RunJournal:
             await self._large.aclose(error, is_cut_short=is_cut_short)
             for row in self._spending.rows():
                 self._writer.add(PUT_ATTEMPT, row)
+            self.costs.end(self._facts.put)
             state = "cancelled" if is_cut_short else "done"
             if error is not None:
                 state = "failed" if isinstance(error, Exception) else "cancelled"

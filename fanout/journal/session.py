@@ -41,6 +41,7 @@ class Session:
         run: Id of the run, which it keeps when it is resumed.
         number: How many there were before.
         spent_gb_s: What earlier ones cost at worst, GB-seconds.
+        spent_requests: For how many invocations they paid at most.
         has_earlier: Whether there was one.
         stores: Where results of the run are besides, as earlier ones said.
     """
@@ -48,6 +49,7 @@ class Session:
     run: str
     number: int
     spent_gb_s: float
+    spent_requests: int
     has_earlier: bool
     stores: list[Locator]
 
@@ -73,6 +75,7 @@ def begin(database: sqlite3.Connection, path: Path, about: About, on_change: OnC
         run=meta.get("run", run_of(path)),
         number=meta.get("session", -1) + 1,
         spent_gb_s=meta.get("spent_gb_s", 0.0) + meta.get("reserved_gb_s", 0.0),
+        spent_requests=meta.get("spent_requests", 0),
         has_earlier=bool(meta),
         stores=meta.get("stores", []),
     )

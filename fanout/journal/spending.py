@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Final
 
+from fanout.budget import REQUESTS
 from fanout.retry import NEVER_RAN, FailureKind
 
 if TYPE_CHECKING:
@@ -27,9 +28,21 @@ class Spending:
         session: Its number.
         billed: What an attempt may cost; None: nothing.
         before_gb_s: What earlier sessions cost.
+        before_requests: For how many invocations they paid at most.
+
+    Attributes:
+        requests: For how many invocations is paid at most, by now.
     """
 
-    def __init__(self, session: int, billed: Billed | None, *, before_gb_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        session: int,
+        billed: Billed | None,
+        *,
+        before_gb_s: float = 0.0,
+        before_requests: int = 0,
+    ) -> None:
+        self.requests = before_requests
         self._session = session
         self._billed = billed
         self._live: dict[int, list[Any]] = {}  # attempts in flight, as rows
@@ -54,6 +67,7 @@ class Spending:
         if launch.is_escalated:
             self._escalated.add(number)
         if self._billed is not None:
+            self.requests += REQUESTS
             self._worst_gb_s[number] = _worst_gb_s(self._billed, launch)
 
     def started(self, number: int, now_s: float) -> None:
@@ -69,7 +83,9 @@ class Spending:
         if row is None:
             return None
         worst_gb_s = self._worst_gb_s.pop(number, 0.0)
-        if self._billed is not None and kind not in NEVER_RAN:
+        if self._billed is not None and kind in NEVER_RAN:
+            self.requests -= REQUESTS
+        elif self._billed is not None:
             billed = self._billed
             size = (billed.larger or billed) if number in self._escalated else billed
             ran_gb_s = (now_s - row[_LAUNCHED - 1]) * size.gb

@@ -18,11 +18,13 @@ import numpy as np
 
 from fanout.errors import StoreError
 from fanout.spilled import Spilled, digest_of, size_of
+from fanout.stores.run_costs import RunCosts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from fanout.codec import Buffer
+    from fanout.cost.run_usage import Usage
     from fanout.stores import Store
 
 _LOG: Final = logging.getLogger("fanout")
@@ -31,6 +33,8 @@ _STALE_S: Final = 7 * 24 * 3600.0
 # So much is read before it is deleted: few requests, and little space.
 _DELETED_AT_ONCE: Final = 500
 _DELETED_BYTES: Final = 2**30
+# To remove what is left the folder of the run is listed, and that of all runs.
+_LISTS: Final = 2
 # The end of a run doesn't wait longer for a store.
 _END_S: Final = 30.0
 # From here on hashed and copied in a thread.
@@ -43,9 +47,11 @@ class RunObjects:
     Args:
         store: Where to.
         run: Identifies the run.
+        usage: Told of what is paid for.
     """
 
-    def __init__(self, store: Store, run: str) -> None:
+    def __init__(self, store: Store, run: str, usage: Usage | None = None) -> None:
+        self._costs = None if usage is None else RunCosts(store.locator, usage)
         self._store = store
         # With what nobody else has, since all of it will be deleted.
         self._prefix = f"runs/{int(time.time())}-{run}-{secrets.token_hex(8)}/"
@@ -74,6 +80,8 @@ class RunObjects:
         )
         await self._store.put(spilled.key, parts)
         self._holds_some = True
+        if self._costs is not None:
+            self._costs.put(spilled.nbytes)
         return spilled
 
     async def get(self, spilled: Spilled) -> memoryview:
@@ -84,6 +92,8 @@ class RunObjects:
             raise StoreError(msg)
         self._holds_some = True
         content = await self._store.get(spilled.key, spilled.nbytes)
+        if self._costs is not None:
+            self._costs.got(spilled.nbytes)
         if spilled.nbytes < _LARGE_BYTES:
             return checked(content, spilled)
         return await asyncio.to_thread(checked, content, spilled)
@@ -106,6 +116,8 @@ class RunObjects:
             await self._deleting
         if self._is_used:
             await self._told(self._remove())
+            if self._costs is not None:
+                self._costs.end(_LISTS)
 
     async def _remove(self) -> None:
         async with asyncio.timeout(_END_S):

@@ -161,8 +161,12 @@ def _aioboto3_session() -> Any:
 
 @asynccontextmanager
 async def fanout(target: Target) -> AsyncIterator[Run]:
-    """What is compared with the others."""
+    """What is compared with the others; it also asks for the REPORT line, and reads it."""
+    from fanout.backends.lambda_billing import billed_time
     from fanout.invoke import Invoker
+    from fanout.invoke.answers import About
+
+    about = About(function=FUNCTION, region=REGION, memory_mb=1769, timeout_s=60.0)
 
     async with Invoker(
         function=FUNCTION,
@@ -176,6 +180,9 @@ async def fanout(target: Target) -> AsyncIterator[Run]:
         async def invoke(body: list[bytes]) -> bytes:
             answer = await invoker.invoke(body)
             assert answer.status == 200
+            billed = billed_time(answer, about, 0.0, None)
+            assert billed is not None
+            assert billed.is_reported
             return answer.body
 
         yield in_lanes(invoke, target, CODECS["fanout"])

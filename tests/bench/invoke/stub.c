@@ -17,6 +17,7 @@
 #include <getopt.h>
 #include <netinet/tcp.h>
 #include <openssl/err.h>
+#include <openssl/evp.h>
 #include <openssl/ssl.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -37,6 +38,8 @@ enum {
     WHEEL_MS = 8192, /* one slot per millisecond; the longest delay fits in one turn */
 };
 
+#define ID "5b1d0f6e-8a3c-4f27-9e61-%012llx" /* of a request */
+
 enum state { HANDSHAKE, HEAD, BODY, DELAYED, ANSWERING };
 
 struct connection {
@@ -44,6 +47,7 @@ struct connection {
     SSL *ssl; /* NULL: plain */
     enum state state;
     uint32_t events; /* what epoll watches */
+    int wants_log;   /* the end of it, as Lambda sends it to those who ask */
     size_t head_bytes, body_left;
     size_t start_bytes, sent;              /* of start and body together */
     struct connection *previous, *next;    /* others of the same slot of the wheel */
@@ -162,6 +166,18 @@ static void write_start(struct connection *c) {
         strftime(date, sizeof date, "%a, %d %b %Y %H:%M:%S GMT", gmtime(&now_s));
     }
     unsigned long long id = ++server.requests;
+    char log[1024] = "";
+    if (c->wants_log) {
+        char text[512], base64[704];
+        int size = snprintf(
+            text, sizeof text,
+            "START RequestId: " ID " Version: $LATEST\nEND RequestId: " ID "\n"
+            "REPORT RequestId: " ID "\tDuration: 12.34 ms\tBilled Duration: 13 ms\t"
+            "Memory Size: 1769 MB\tMax Memory Used: 90 MB\t\n",
+            id, id, id);
+        EVP_EncodeBlock((unsigned char *)base64, (unsigned char *)text, size);
+        snprintf(log, sizeof log, "X-Amz-Log-Result: %s\r\n", base64);
+    }
     int bytes = snprintf(
         c->start, START_BYTES,
         "HTTP/1.1 200 OK\r\n"
@@ -169,12 +185,12 @@ static void write_start(struct connection *c) {
         "Content-Type: application/json\r\n"
         "Content-Length: %zu\r\n"
         "Connection: keep-alive\r\n"
-        "x-amzn-RequestId: 5b1d0f6e-8a3c-4f27-9e61-%012llx\r\n"
+        "x-amzn-RequestId: " ID "\r\n"
         "X-Amz-Executed-Version: $LATEST\r\n"
         "x-amzn-Remapped-Content-Length: 0\r\n"
         "X-Amzn-Trace-Id: Root=1-%08llx-7c1e9d3b%016llx;Parent=4d0b62f19ac8e357;Sampled=0\r\n"
-        "\r\n",
-        date, server.body_bytes, id, (unsigned long long)now_s, id);
+        "%s\r\n",
+        date, server.body_bytes, id, (unsigned long long)now_s, id, log);
     size_t fits = START_BYTES - (size_t)bytes;
     size_t first = server.body_bytes < fits ? server.body_bytes : fits;
     memcpy(c->start + bytes, server.body, first);
@@ -233,6 +249,8 @@ static int begin_body(struct connection *c, const char *end) {
     size_t bytes = length && length < end ? strtoul(length + 17, NULL, 10) : 0;
     size_t here = c->head_bytes - (size_t)(end + 4 - c->head);
     if (here > bytes || strcasestr(c->head, "\r\nTransfer-Encoding:")) return -1;
+    const char *log = strcasestr(c->head, "\r\nX-Amz-Log-Type: Tail\r\n");
+    c->wants_log = log && log < end;
     c->state = BODY;
     c->body_left = bytes - here;
     return 0;

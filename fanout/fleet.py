@@ -234,7 +234,8 @@ class Fleet:
     Attributes:
         in_flight: Invocations that run.
         most_in_flight: The most that ran at once.
-        billed_s: What all invocations that were let in are billed for, to their ends, seconds.
+        billed_ms: What all invocations that were let in are billed for, to their ends, each rounded
+            up as Lambda does, milliseconds.
     """
 
     def __init__(self, model: FleetModel, rng: Random) -> None:
@@ -249,7 +250,7 @@ class Fleet:
         self._requests = _Bucket(per_s, max(1.0, per_s))
         self.in_flight = 0
         self.most_in_flight = 0
-        self.billed_s = 0.0
+        self.billed_ms = 0
 
     def __repr__(self) -> str:
         return (
@@ -260,6 +261,11 @@ class Fleet:
     def started(self) -> int:
         """How many were started since the run began."""
         return self._born - self.model.warm
+
+    @property
+    def billed_s(self) -> float:
+        """The same in seconds."""
+        return self.billed_ms / 1000
 
     @property
     def environments(self) -> int:
@@ -304,7 +310,7 @@ class Fleet:
         invocation.init_s, invocation.began_s = init_s, now_s
         billed_s = init_s + model.overhead_s + invocation.run_s
         invocation.ends_s = now_s + billed_s + model.wire_s
-        self.billed_s += billed_s
+        self.billed_ms += math.ceil(billed_s * 1000)
         return invocation
 
     def ended(self, invocation: Invocation) -> None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import fanout.events as events
-from fanout.budget import Billed
+from fanout.budget import Billed, Rates
 from fanout.capacity import Capacity
 from fanout.errors import UsageError
 from fanout.fleet import Ending, Fleet, FleetModel, Invocation, Refusal, fork
@@ -126,7 +126,9 @@ class SimulatedRun:
         tasks: How many there were.
         failed_tasks: How many of them ended with an error.
         makespan_s: From the first launch to the last outcome, seconds.
-        gb_s: GB-seconds billed, to the ends of attempts that nobody wanted any more.
+        billed_ms: Milliseconds billed, to the ends of attempts that nobody wanted any more.
+        gb_s: The same in GB-seconds.
+        usd: The same with its requests in US dollars; None unless somebody has priced it.
         attempts: Attempts that ran.
         launches: Requests that were sent, refused ones included.
         throttles: 429s by their reason.
@@ -143,7 +145,9 @@ class SimulatedRun:
     tasks: int
     failed_tasks: int = 0
     makespan_s: float = 0.0
+    billed_ms: int = 0
     gb_s: float = 0.0
+    usd: float | None = None
     attempts: int = 0
     launches: int = 0
     throttles: Counter[str] = field(default_factory=Counter)
@@ -197,6 +201,8 @@ def simulate(
     limit: int | None = None,
     hedge: bool = True,
     max_gb_s: float | None = None,
+    max_usd: float | None = None,
+    rates: Rates | None = None,
 ) -> SimulatedRun:
     """Run the scheduler on this work and fleet.
 
@@ -211,6 +217,8 @@ def simulate(
         limit: What the client takes for the quota; None: it knows.
         hedge: Whether silent attempts get covers.
         max_gb_s: What the run may cost, GB-seconds; None: whatever it takes.
+        max_usd: What it may cost, US dollars.
+        rates: What dollars are counted by.
     """
     limit = limit or fleet.concurrency
     seconds = work.seconds(fork(rng))
@@ -221,7 +229,9 @@ def simulate(
         rng=fork(rng),
         retry=retry,
         can_stop=False,
-        guards=lambda_guards(fleet, limit, hedges=hedge, max_gb_s=max_gb_s),
+        guards=lambda_guards(
+            fleet, limit, hedges=hedge, max_gb_s=max_gb_s, max_usd=max_usd, rates=rates
+        ),
         total=len(seconds),
     )
     return drive(scheduler, seconds, service)
@@ -269,7 +279,8 @@ class _Drive:
         assert run.failure or self._deliveries == tasks, "a task was not delivered"
         self._sample()
         run.makespan_s = self._now_s
-        run.gb_s = self._fleet.billed_s * self._fleet.model.memory_mb / 1024
+        run.billed_ms = self._fleet.billed_ms
+        run.gb_s = run.billed_ms * self._fleet.model.memory_mb / (1024 * 1000)
         run.cold_starts = self._fleet.started
         run.most_in_flight = self._fleet.most_in_flight
         return run

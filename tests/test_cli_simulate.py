@@ -110,6 +110,27 @@ def test_a_run_ends_before_it_costs_more_than_it_may(tmp_path: Path) -> None:
     assert 0 < policy["delivered_tasks"]["median"] < 2000
 
 
+def test_dollars_are_those_of_time_and_requests(tmp_path: Path) -> None:
+    arguments = ("--tasks", "300", "--seeds", "1", "--memory", "1024")
+    found = report(*arguments, cwd=tmp_path)
+    (policy,) = found["policies"].values()
+    usd = policy["gb_s"]["median"] * 0.0000166667 + policy["attempts"]["median"] * 0.0000002
+    assert policy["usd"]["median"] == pytest.approx(usd, rel=1e-9)
+    assert (found["region"], found["arch"]) == ("us-east-1", "x86_64")
+    (arm,) = report(*arguments, "--arch", "arm64", cwd=tmp_path)["policies"].values()
+    assert arm["usd"]["median"] < 0.81 * usd
+    assert "USD" in simulate(*arguments, cwd=tmp_path).stdout
+
+
+def test_a_run_ends_before_it_costs_more_dollars_than_it_may(tmp_path: Path) -> None:
+    arguments = ("--tasks", "2000", "--mean-s", "2", "--seeds", "2", "--max-usd", "0.03")
+    found = report(*arguments, cwd=tmp_path)
+    assert found["max_usd"] == 0.03
+    (policy,) = found["policies"].values()
+    assert 0.015 < policy["usd"]["p95"] <= 0.03
+    assert "raise max_usd" in policy["ended_early"][0]
+
+
 def test_a_run_that_costs_less_than_it_may_goes_to_its_end(tmp_path: Path) -> None:
     arguments = ("--tasks", "300", "--seeds", "1", "--max-gb-s", "5000")
     (policy,) = report(*arguments, cwd=tmp_path)["policies"].values()
@@ -145,6 +166,8 @@ def test_measured_seconds_are_read_from_a_file(tmp_path: Path) -> None:
         (["--crashes", "2"], "crash_share=2.0) must be a share"),
         (["--slow", "-1"], "slow_share=-1.0) must be a share"),
         (["--max-gb-s", "0"], "max_gb_s=0.0 must be more than 0"),
+        (["--max-usd", "0"], "max_usd=0.0 must be more than 0"),
+        (["--region", "eu-west-7"], "did you mean eu-west-3 or"),
         (["--launches-per-s", "0"], "launches_per_s=0.0) must be a number above 0"),
         (["--tasks", "0"], "0 is not in the range"),
         (["--memory", "64"], "64 is not in the range"),

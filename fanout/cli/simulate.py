@@ -11,12 +11,13 @@ import click
 from click.core import ParameterSource
 
 from fanout.cli import Command
-from fanout.cli.simulated import early_ends, policies_of, simulated, table, ways_of
+from fanout.cli.simulated import early_ends, policies_of, price, simulated, table, ways_of
 from fanout.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from fanout.budget import Architecture
     from fanout.fleet import FleetModel
     from fanout.simulator import SimulatedRun, Work
 
@@ -33,7 +34,7 @@ _KINDS: Final = ("constant", "lognormal", "pareto", "drifting")
     examples=(
         "fanout simulate --tasks 10000 --mean-s 2 --work lognormal\n"
         "fanout simulate --tasks 1000 --mean-s 10 --concurrency 100 --seeds 20 --compare\n"
-        "fanout simulate --tasks 10000 --mean-s 2 --max-gb-s 40000\n"
+        "fanout simulate --tasks 10000 --mean-s 2 --max-usd 0.6\n"
         "fanout simulate --like sweep-7                       # a run of yours, see fanout runs\n"
         "fanout simulate --like sweep-7 --concurrency 2000    # what would it have been then?\n"
         "fanout simulate --work measured.txt --tasks 5000 --hangs 0.001 --json > run.json"
@@ -144,6 +145,22 @@ _KINDS: Final = ("constant", "lognormal", "pareto", "drifting")
     "--max-gb-s", type=float, metavar="X", help="End the run before it costs more GB-seconds."
 )
 @click.option(
+    "--max-usd",
+    type=float,
+    metavar="X",
+    help="End the run before its time and requests cost more dollars.",
+)
+@click.option(
+    "--region", default="us-east-1", show_default=True, metavar="R", help="Whose prices count."
+)
+@click.option(
+    "--arch",
+    type=click.Choice(["x86_64", "arm64"]),
+    default="x86_64",
+    show_default=True,
+    help="The architecture whose prices count; it makes nothing faster or slower here.",
+)
+@click.option(
     "--group", type=click.IntRange(min=1), metavar="N", help="So many tasks in each attempt."
 )
 @click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="The first one.")
@@ -168,6 +185,9 @@ def command(
     spread: float | None,
     group: int | None,
     max_gb_s: float | None,
+    max_usd: float | None,
+    region: str,
+    arch: Architecture,
     seed: int,
     seeds: int,
     compare: bool,
@@ -181,6 +201,8 @@ def command(
     fitted to a run of yours, and what came of that run is set beside it. Options that you give
     then say what would be different.
     """
+    from fanout.cost.pricing import rates_at
+    from fanout.cost.run_usage import Size
     from fanout.fleet import FleetModel
 
     if like is not None:
@@ -191,10 +213,18 @@ def command(
         return
     work = _work(tasks, mean_s, kind, spread)
     fleet = FleetModel(**fleet_options)
-    ways = ways_of(work, fleet, group, compare=compare, options={"max_gb_s": max_gb_s})
+    size = Size(region, arch, fleet.memory_mb)
+    caps = {"max_gb_s": max_gb_s, "max_usd": max_usd, "rates": rates_at(size)}
+    ways = ways_of(work, fleet, group, compare=compare, options=caps)
     found = simulated(work, fleet, ways, range(seed, seed + seeds))
+    price(found, size)
     if as_json:
-        report = _report(work, kind, fleet, max_gb_s, found)
+        report = _report(work, kind, fleet, found) | {
+            "max_gb_s": max_gb_s,
+            "max_usd": max_usd,
+            "region": region,
+            "arch": arch,
+        }
         click.echo(json.dumps(report, indent=2))
         return
     click.echo(
@@ -244,7 +274,6 @@ def _report(
     work: Work,
     kind: str,
     fleet: FleetModel,
-    max_gb_s: float | None,
     found: Mapping[str, Sequence[SimulatedRun]],
 ) -> dict[str, Any]:
     return {
@@ -255,7 +284,6 @@ def _report(
         "concurrency": fleet.concurrency,
         "memory_mb": fleet.memory_mb,
         "launches_per_s": fleet.launches_per_s,
-        "max_gb_s": max_gb_s,
         "seeds": len(next(iter(found.values()))),
         "policies": policies_of(found),
     }

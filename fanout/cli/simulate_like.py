@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from fanout.cli import say
-from fanout.cli.simulated import early_ends, policies_of, simulated, table, ways_of
+from fanout.cli.simulated import early_ends, policies_of, price, simulated, table, ways_of
 from fanout.errors import UsageError
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ _SEEDS: Final = 20
 # Options that say what the tasks are: a run says so itself.
 _OF_TASKS: Final = {"mean_s": "--mean-s", "kind": "--work", "spread": "--spread"}
 # Beyond them, what a journal's recipe holds of the options of the map.
-_KEPT: Final = ("max_gb_s", "hedge")
+_KEPT: Final = ("max_gb_s", "max_usd", "hedge")
 
 
 def show(
@@ -44,6 +44,8 @@ def show(
         UsageError: There is no such run, nothing of it is done, or an option contradicts it.
         JournalError: Its journal can't be read.
     """
+    from fanout.cost.pricing import rates_at
+    from fanout.cost.run_usage import Size
     from fanout.fitting import fit
 
     for option in _OF_TASKS.keys() & given:
@@ -54,13 +56,17 @@ def show(
     work = found.work
     if "tasks" in given:
         work = dataclasses.replace(work, tasks=options["tasks"])
-    changed |= {key: f"{options[key]:,}" for key in ("tasks", "group", "max_gb_s") if key in given}
+    asked = ("tasks", "group", "max_gb_s", "max_usd")
+    changed |= {key: f"{options[key]:,}" for key in asked if key in given}
     kept = _options_of(meta, given, options)
     group = kept.pop("group")
+    size = Size(options["region"], options["arch"], fleet.memory_mb)
+    kept["rates"] = rates_at(size)
     _add_what_it_knew(kept, found, changed)
     ways = ways_of(work, fleet, group, compare=options["compare"], options=kept)
     seeds = options["seeds"] if "seeds" in given else _SEEDS
     runs = simulated(work, fleet, ways, range(options["seed"], options["seed"] + seeds))
+    price(runs, size)
     about = _About(name=name, meta=meta, is_local=past.is_local, changed=changed)
     if options["as_json"]:
         click.echo(json.dumps(_report(about, found, fleet, work, runs), indent=2))
@@ -126,7 +132,7 @@ def _options_of(
         told |= {"group": 1, "hedge": False}
     if kept.get("retry"):
         told["retry"] = RetryPolicy(**kept["retry"])
-    told |= {name: options[name] for name in ("group", "max_gb_s") if name in given}
+    told |= {name: options[name] for name in ("group", "max_gb_s", "max_usd") if name in given}
     return told
 
 

@@ -7,15 +7,19 @@ import random
 import statistics
 from typing import TYPE_CHECKING, Any, Final
 
+from fanout.errors import PriceMissingError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from fanout.cost.run_usage import Size
     from fanout.fleet import FleetModel
     from fanout.simulator import SimulatedRun, Work
 
-SHOWN: Final[Mapping[str, Callable[[SimulatedRun], float]]] = {
+SHOWN: Final[Mapping[str, Callable[[SimulatedRun], float | None]]] = {
     "makespan_s": lambda run: run.makespan_s,
     "gb_s": lambda run: run.gb_s,
+    "usd": lambda run: run.usd,
     "attempts": lambda run: run.attempts,
     "throttles": lambda run: run.throttles.total(),
     "hedges": lambda run: run.hedges,
@@ -30,6 +34,7 @@ SHOWN: Final[Mapping[str, Callable[[SimulatedRun], float]]] = {
 TITLES: Final = {
     "makespan_s": "  makespan",
     "gb_s": "  GB-seconds",
+    "usd": "         USD",
     "attempts": "  attempts",
     "throttles": "     429s",
     "hedges": "   hedges",
@@ -105,7 +110,10 @@ def numbers(runs: Sequence[SimulatedRun]) -> Numbers:
     """Median and 95th percentile (the nearest rank) of all that is shown."""
     found = {}
     for name, of in SHOWN.items():
-        ordered = sorted(of(run) for run in runs)
+        values = [of(run) for run in runs]
+        ordered = sorted(value for value in values if value is not None)
+        if len(ordered) < len(values):
+            continue  # dollars, where no price is known
         rank = math.ceil(0.95 * len(ordered)) - 1
         found[name] = {"median": statistics.median(ordered), "p95": ordered[rank]}
     return found
@@ -129,13 +137,15 @@ def policies_of(found: Mapping[str, Sequence[SimulatedRun]]) -> dict[str, Any]:
 def table(found: Mapping[str, Sequence[SimulatedRun]]) -> list[str]:
     """The ways, a row for the medians of each and one for the 95th percentiles."""
     width = max(len(name) for name in found)
-    lines = [" " * width + "".join(TITLES.values())]
+    first = numbers(next(iter(found.values())))
+    titles = {name: title for name, title in TITLES.items() if name in first}
+    lines = [" " * width + "".join(titles.values())]
     for policy, runs in found.items():
         told = numbers(runs)
         for which in ("median", "p95") if len(runs) > 1 else ("median",):
             label = policy if which == "median" else ""
             cells = (
-                _cell(name, told[name][which]).rjust(len(title)) for name, title in TITLES.items()
+                _cell(name, told[name][which]).rjust(len(title)) for name, title in titles.items()
             )
             lines.append(f"{label:{width}}" + "".join(cells))
     return lines
@@ -155,4 +165,28 @@ def early_ends(found: Mapping[str, Sequence[SimulatedRun]]) -> list[str]:
 
 
 def _cell(quantity: str, value: float) -> str:
+    if quantity == "usd":
+        return f"{value:,.4f}" if value < 1 else f"{value:,.2f}"
     return f"{value:,.1f} s" if quantity == "makespan_s" else f"{value:,.0f}"
+
+
+def price(found: Mapping[str, Sequence[SimulatedRun]], size: Size) -> None:
+    """Set what runs cost: their time and their requests, by the prices of a region.
+
+    Raises:
+        UsageError: There is no price book for the region.
+        PriceMissingError: A price is not known there.
+    """
+    from fanout.cost.bill import bill_of
+    from fanout.cost.books import book_of
+    from fanout.cost.run_usage import usage_of_time
+
+    book = book_of(size.region, ["lambda"])
+    for runs in found.values():
+        for run in runs:
+            bill = bill_of(
+                usage_of_time(size, run.billed_ms, run.attempts, is_measured=False), book
+            )
+            for item in bill.unpriced:
+                raise PriceMissingError(size.region, item.what)
+            run.usd = float(bill.usd)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from fanout.backends import Backend
     from fanout.cost.bill import Bill
+    from fanout.engine import Engine
     from fanout.kernel_spec import KernelSpec
     from fanout.options import MapOptions
     from fanout.stores import Store
@@ -252,15 +253,13 @@ class Executor:
                 ledger=ledger,
                 observers=[meter],
             )
-            try:
-                async with engine:
-                    await engine.finished()
-            except BudgetExceededError as error:
-                if error is not engine.ended_by:
-                    raise  # of an input that runs a map of its own
-                run = meter.run(outcomes, engine.hedges, ledger.run_usage)
-                raise error.with_run(run) from None
-            return meter.run(outcomes, engine.hedges, ledger.run_usage)
+
+            def told() -> Run[Any]:
+                return meter.run(outcomes, engine.hedges, ledger.run_usage)
+
+            async with _ended(engine, told):
+                pass
+            return told()
 
     @contextlib.asynccontextmanager
     async def stream(
@@ -338,16 +337,9 @@ class Executor:
                 ledger=ledger,
                 observers=[meter] if has_budget else [],
             )
-            try:
-                async with engine:
-                    await engine.finished()
-                    if failed and not return_exceptions:
-                        raise failed[0]
-            except BudgetExceededError as error:
-                if error is not engine.ended_by:
-                    raise  # of a kernel or an input that runs a map of its own
-                run = meter.run(outcomes, engine.hedges, ledger.run_usage)
-                raise error.with_run(run) from None
+            async with _ended(engine, lambda: meter.run(outcomes, engine.hedges, ledger.run_usage)):
+                if failed and not return_exceptions:
+                    raise failed[0]
         return [results[index] for index in range(len(results))]
 
     def _check_open(self) -> None:
@@ -355,6 +347,19 @@ class Executor:
             raise UsageError(
                 "this executor is not open: use it as `async with fanout.Executor() as ex:`"
             )
+
+
+@contextlib.asynccontextmanager
+async def _ended(engine: Engine, told: Callable[[], Run[Any]]) -> AsyncIterator[None]:
+    """Run to the end; what a budget that is exceeded raises has what was done."""
+    try:
+        async with engine:
+            await engine.finished()
+            yield
+    except BudgetExceededError as error:
+        if error is not engine.ended_by:
+            raise  # of a kernel or an input that runs a map of its own
+        raise error.with_run(told()) from None
 
 
 async def resume(run: str, *, progress: bool | None = None) -> Run[Any]:

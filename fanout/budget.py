@@ -100,6 +100,20 @@ class Overdraft:
     worst_usd: float | None = None
 
 
+def running_on(count: int, backend: str, billed: Billed | None) -> str:
+    """What attempts cost that can't be stopped."""
+    what = (
+        f"{count} attempt{'' if count == 1 else 's'} in flight can't be stopped: on {backend} "
+        f"{'it runs on and is' if count == 1 else 'they run on and are'} billed"
+    )
+    if billed is None:
+        return what
+    sizes = [billed] if billed.larger is None else [billed, billed.larger]
+    most_s = max(size.timeout_s for size in sizes)
+    gb_s = count * max(size.gb * size.worst_s() for size in sizes)
+    return f"{what} for {most_s:g} s at most each, {math.ceil(gb_s):,} GB-seconds in all"
+
+
 class Budget:
     """Keeps the books of what a run has cost and may still cost.
 

@@ -11,13 +11,12 @@ import asyncio
 import contextlib
 import functools
 import logging
-import math
 from collections import deque
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from fanout.backends import AttemptError
-from fanout.errors import BackendError, DecodeError
+from fanout.budget import running_on
+from fanout.carrier import Carrier
+from fanout.errors import BackendError
 from fanout.events import (
     Action,
     AttemptAnswered,
@@ -40,8 +39,6 @@ from fanout.events import (
 from fanout.intake import Intake
 from fanout.interrupts import Hold
 from fanout.remote_errors import describe_chunk
-from fanout.reply import read
-from fanout.request import build
 from fanout.retry import Failure, FailureKind
 
 if TYPE_CHECKING:
@@ -49,13 +46,11 @@ if TYPE_CHECKING:
     from typing import Self
 
     from fanout.backends import Backend
-    from fanout.budget import Billed
     from fanout.events import RunEvent
     from fanout.hedging import HedgeCounts
     from fanout.request import Request
     from fanout.scheduler import Scheduler
-    from fanout.tasks import Environment, Outcome
-    from fanout.wire import Message
+    from fanout.tasks import Outcome
 
 _LOG: Final = logging.getLogger("fanout")
 
@@ -148,7 +143,7 @@ class Engine:
         # Most runs have nobody to tell, and attempts may be many.
         self._hears_starts = bool(self._observers) or scheduler.hears_starts
 
-        self._environments: dict[str, Environment] = {}
+        self._carrier = Carrier(backend, request, self._intake.chunks, scheduler.attempts_of)
         self._attempts: dict[int, asyncio.Task[None]] = {}  # those that the scheduler waits for
         self._sent: set[int] = set()  # of these, those that a worker may have
         self._given_up: set[asyncio.Task[None]] = set()  # that have not ended yet
@@ -407,63 +402,14 @@ class Engine:
 
     async def _attempt(self, launch: Launch) -> None:
         """Carry one attempt to the backend and its reply to the scheduler."""
-        scheduler, number = self._scheduler, launch.attempt
-        tasks, chunks = launch.tasks, self._intake.chunks
-        if launch.covers is not None:  # the one that it covers may have answered since
-            tasks = [task for task in tasks if task in chunks]
-        reply: Message | None = None
-        try:
-            request, sent, outcomes = build(
-                self._request,
-                tasks,
-                chunks,
-                soft_s=launch.soft_s,
-                hard_s=launch.hard_s,
-                ends_s=launch.ends_s,
-                is_escalated=launch.is_escalated,
-            )
-            answer: AttemptAnswered | AttemptFailed = AttemptAnswered(number, outcomes, None)
-            if sent:
-                reply = await self._backend.invoke(
-                    request, functools.partial(self._attempt_started, number)
-                )
-                answer = read(
-                    reply,
-                    attempt=number,
-                    tasks=sent,
-                    is_safe=request.is_safe,
-                    request_bytes=request.nbytes,
-                    attempts_of=scheduler.attempts_of,
-                    environments=self._environments,
-                )
-                if outcomes and isinstance(answer, AttemptAnswered):
-                    answer = replace(answer, outcomes=[*answer.outcomes, *outcomes])
-                if self._journal is not None and isinstance(answer, AttemptAnswered):
-                    await self._journal.prepare(answer)
-        except AttemptError as error:
-            answer = AttemptFailed(number, error.failure)
-        except DecodeError as error:
-            detail = f"sent a reply that can't be read ({error})"
-            billed = None if reply is None else reply.billed
-            failure = Failure(kind=FailureKind.CRASHED, detail=detail, billed=billed)
-            answer = AttemptFailed(number, failure)
+        number = launch.attempt
+        started = functools.partial(self._attempt_started, number)
+        answer = await self._carrier.carry(launch, started)
+        if self._journal is not None and isinstance(answer, AttemptAnswered):
+            await self._journal.prepare(answer)
         self._attempts.pop(number, None)
         self._sent.discard(number)
         self._feed(answer)
-
-
-def running_on(count: int, backend: str, billed: Billed | None) -> str:
-    """What attempts cost that can't be stopped."""
-    what = (
-        f"{count} attempt{'' if count == 1 else 's'} in flight can't be stopped: on {backend} "
-        f"{'it runs on and is' if count == 1 else 'they run on and are'} billed"
-    )
-    if billed is None:
-        return what
-    sizes = [billed] if billed.larger is None else [billed, billed.larger]
-    most_s = max(size.timeout_s for size in sizes)
-    gb_s = count * max(size.gb * size.worst_s() for size in sizes)
-    return f"{what} for {most_s:g} s at most each, {math.ceil(gb_s):,} GB-seconds in all"
 
 
 async def _join(

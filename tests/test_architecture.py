@@ -75,6 +75,7 @@ LAYERS = [
     {"journal.opening"},
     {"journal"},
     {"accounts"},
+    {"carrier"},
     {"engine", "outcomes"},
     {"findings"},
     {"large_objects", "run_setup"},

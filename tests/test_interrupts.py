@@ -23,9 +23,8 @@ import pexpect
 import pytest
 
 import fanout
-from fanout.budget import Billed
+from fanout.budget import Billed, running_on
 from fanout.emulator import Emulator
-from fanout.engine import running_on
 from fanout.interrupts import Hold, kept_back
 from tests.emulator_checks import ROOT, is_running
 from tests.fakes import FakeBackend, Fate, always, square

@@ -180,6 +180,17 @@ async def test_a_run_tells_what_it_took() -> None:
     assert report.peak_memory_bytes is None or report.peak_memory_bytes > 2**20
 
 
+async def test_a_worker_tells_its_own_memory_and_not_that_of_its_parent() -> None:
+    ours = bytearray(b"1" * (300 * 2**20))
+    run = await fanout.run(math.sqrt, [4.0], backend=fanout.Local(1))
+    report = run.outcomes[0].report
+    assert report is not None
+    assert ours[-1] == ord("1")
+    if sys.platform == "linux":
+        assert report.peak_memory_bytes is not None
+        assert report.peak_memory_bytes < len(ours)
+
+
 async def test_a_module_changed_after_the_worker_imported_it_is_loaded_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,7 +24,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from fanout.cost.workload import Basis
@@ -41,7 +41,6 @@ LEAST_MB: Final = 128
 MOST_MB: Final = 10_240
 # What 500,000 chained hashes take there, seconds (source above): the bridge from here to Lambda.
 LAMBDA_HASHES_S: Final = 0.386
-HASHES: Final = 500_000
 # The Mandelbrot loop there, repetitions a second: ASSUMED, 3 GHz over 12 cycles, since each waits
 # for three dependent operations of 4 cycles (Intel's add and multiply, since Skylake).
 LAMBDA_FLOAT_RATE: Final = 250e6
@@ -109,9 +108,11 @@ class Speeds:
 
     Attributes:
         given: By name: "here", "lambda-arm64", "fargate-x86_64", or a family of EC2 as "c8g".
+        measured: Likewise, those of Lambda that were measured.
     """
 
     given: Mapping[str, float] = field(default_factory=dict)
+    measured: Mapping[str, Speed] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, value in self.given.items():
@@ -126,7 +127,8 @@ class Speeds:
     def of_lambda(self, arch: str) -> Speed:
         """Of a vCPU of Lambda."""
         ours = REFERENCE if arch == "x86_64" else _LAMBDA_ARM
-        return self._given(f"lambda-{arch}") or ours
+        name = f"lambda-{arch}"
+        return self._given(name) or self.measured.get(name) or ours
 
     def of_fargate(self, arch: str) -> Speed:
         """Of a vCPU of Fargate."""
@@ -184,25 +186,73 @@ def _of_family(family: str, instance: Instance) -> Speed:
     )
 
 
-def here_from(hashes_s: float, float_rate: float) -> Speed:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FarLoops:
+    """The two loops, run in a function of Lambda.
+
+    Attributes:
+        what: The function, in words.
+        hashes_s: What 500,000 chained hashes take on a whole vCPU, seconds.
+        float_rate: Repetitions of the Mandelbrot loop in a second on a whole vCPU.
+        speed: Of one vCPU of it.
+    """
+
+    what: str
+    hashes_s: float
+    float_rate: float
+    speed: Speed
+
+
+def here_from(hashes_s: float, float_rate: float, far: FarLoops | None = None) -> Speed:
     """Speed of a core here, from two loops run on it.
 
     Neither is the user's kernel, and each has its bias: hashing has instructions of its own on some
-    processors, and for the second loop Lambda's side is assumed. So the geometric mean, with half
-    of what they disagree by as its uncertainty, and 20 % at least.
+    processors. So the geometric mean, with half of what they disagree by as its uncertainty, and
+    some at least: 10 % if they were run on Lambda as well; 20 % if not, since Lambda's side of the
+    second one is assumed then.
 
     Args:
         hashes_s: What 500,000 chained hashes take, seconds.
         float_rate: Repetitions of the Mandelbrot loop in a second.
+        far: The same in a function of Lambda, if they were run there.
     """
-    by_hashes, by_floats = LAMBDA_HASHES_S / hashes_s, float_rate / LAMBDA_FLOAT_RATE
-    told = f"hashes {by_hashes:.2g}, floats {by_floats:.2g} times a vCPU of Lambda"
+    there = far or _PUBLISHED_LOOPS
+    by_hashes, by_floats = there.hashes_s / hashes_s, float_rate / there.float_rate
+    told = f"hashes {by_hashes:.2g}, floats {by_floats:.2g} times a vCPU of {there.what}"
+    least = _LEAST_SIGMA if far is None else _LEAST_FAR_SIGMA
     return Speed(
-        value=math.sqrt(by_hashes * by_floats),
-        sigma=max(0.2, abs(math.log(by_hashes / by_floats)) / 2),
+        value=there.speed.value * math.sqrt(by_hashes * by_floats),
+        sigma=max(least, abs(math.log(by_hashes / by_floats)) / 2),
         basis=Basis.MEASURED,
-        source=f"{told}; Lambda's side published (hashes) and assumed (floats)",
+        source=told
+        + ("; Lambda's side published (hashes) and assumed (floats)" if not far else ""),
     )
+
+
+_PUBLISHED_LOOPS: Final = FarLoops(
+    what="Lambda", hashes_s=LAMBDA_HASHES_S, float_rate=LAMBDA_FLOAT_RATE, speed=REFERENCE
+)
+# What two loops leave open, at least: they are not the user's kernel, and environments differ.
+_LEAST_SIGMA: Final = 0.2
+_LEAST_FAR_SIGMA: Final = 0.1
+
+
+def speeds_measured_on(arch: str, what: str) -> dict[str, Speed]:
+    """Speeds of Lambda's vCPUs if tasks were measured on such a function: certain for its own.
+
+    Args:
+        arch: Of the function.
+        what: The function, in words.
+    """
+    found = {
+        f"lambda-{arch}": Speed(
+            value=1.0, sigma=0.0, basis=Basis.MEASURED, source=f"tasks were run on {what}"
+        )
+    }
+    if arch == "arm64":  # then it is the other that isn't known for certain
+        told = _LAMBDA_ARM.source.replace("2025-11-30: ", "2025-11-30: arm64 is ")
+        found["lambda-x86_64"] = replace(_LAMBDA_ARM, source=told)
+    return found
 
 
 def lambda_vcpus(memory_mb: int) -> float:

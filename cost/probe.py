@@ -13,8 +13,9 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Unpack
 
+from fanout import sync
 from fanout.backends.local import Local
 from fanout.cost.workload import Basis, TaskTimes, fitted, probe_order
 from fanout.errors import UsageError
@@ -22,7 +23,9 @@ from fanout.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from fanout.options import MapOptions
     from fanout.outcomes import Run
+    from fanout.sync import Executor
 
 MOST_CHUNKS: Final = 16
 LEAST_CHUNKS: Final = 5
@@ -32,6 +35,7 @@ _HEADROOM: Final = 1.2
 # Above so many processes for each core, a task shares its core with another.
 _BUSY: Final = 1.2
 _MIB: Final = 2**20
+QUIETLY: Final[MapOptions] = {"progress": False, "journal": False}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +80,7 @@ def probed(
         UsageError: The file can't be read, or has no chunk.
         Exception: What the kernel raised.
     """
-    count, some = _chunks(path)
+    count, some = chunks_of(path, MOST_CHUNKS)
     waiting, cores = (load or _load)(), Local().concurrency
     if waiting > cores * _BUSY:
         say(
@@ -84,7 +88,27 @@ def probed(
             "and so does all that follows; measure when it is idle, or give --seconds"
         )
     say(f"running up to {len(some)} of {count:,} chunks here, for about {ENOUGH_S:g} s")
-    runs = _runs(kernel, [chunk for chunk, _ in some], clock)
+    with sync.Executor(Local(workers=1)) as ex:
+        runs = runs_of(ex, kernel, some, clock, **QUIETLY)
+    return probe_of(runs, some, count, say)
+
+
+def probe_of(
+    runs: Sequence[Run[Any]],
+    some: Sequence[tuple[Any, int]],
+    count: int,
+    say: Callable[[str], None],
+    where: str = "here, alone on a core",
+) -> Probe:
+    """What runs of a chunk each have shown.
+
+    Args:
+        runs: In the order of the chunks.
+        some: These, and perhaps more of them; each with its size.
+        count: How many the input has.
+        say: Is told what was found.
+        where: They were run.
+    """
     sizes = [size for _, size in some[: len(runs)]]
     outcomes = [run.outcomes[0] for run in runs]
     reports = [outcome.report for outcome in outcomes]
@@ -101,7 +125,7 @@ def probed(
     return Probe(
         chunks=count,
         seconds=seconds,
-        times=_of_all(seconds) if len(runs) == count else fitted(seconds),
+        times=_of_all(seconds, where) if len(runs) == count else fitted(seconds, where),
         memory_mb=int(max(peaks) / _MIB * _HEADROOM) if peaks else None,
         bytes_in=bytes_in,
         bytes_out=max(0, both - bytes_in),
@@ -112,37 +136,46 @@ def _load() -> float:
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
 
 
-def _of_all(seconds: Sequence[float]) -> TaskTimes:
+def _of_all(seconds: Sequence[float], where: str) -> TaskTimes:
     """The same, where no task is left that was not measured."""
     found = fitted(seconds)
-    return TaskTimes(
-        mean_s=found.mean_s, sigma=found.sigma, basis=Basis.MEASURED, source="all tasks, run here"
-    )
+    source = f"all tasks, run {where.partition(', alone')[0]}"
+    return TaskTimes(mean_s=found.mean_s, sigma=found.sigma, basis=Basis.MEASURED, source=source)
 
 
-def _runs(
-    kernel: Callable[[Any], Any], chunks: Sequence[Any], clock: Callable[[], float]
+def runs_of(
+    ex: Executor,
+    kernel: Callable[[Any], Any],
+    some: Sequence[tuple[Any, int]],
+    clock: Callable[[], float],
+    **options: Unpack[MapOptions],
 ) -> list[Run[Any]]:
-    from fanout import sync
+    """Run chunks one by one, until there are enough.
 
+    Raises:
+        Exception: What the kernel raised.
+    """
     done: list[Run[Any]] = []
     began = clock()
-    with sync.Executor(Local(workers=1)) as ex:
-        for chunk in chunks:
-            if len(done) >= LEAST_CHUNKS and clock() - began >= ENOUGH_S:
-                break
-            run = ex.run(kernel, [chunk], progress=False, journal=False)
-            run.outcomes[0].result()
-            done.append(run)
+    for chunk, _ in some:
+        if len(done) >= LEAST_CHUNKS and clock() - began >= ENOUGH_S:
+            break
+        run = ex.run(kernel, [chunk], **options)
+        run.outcomes[0].result()
+        done.append(run)
     return done
 
 
-def _chunks(path: str) -> tuple[int, list[tuple[Any, int]]]:
-    """How many chunks a file has; those to run in order, each with its size."""
+def chunks_of(path: str, most: int) -> tuple[int, list[tuple[Any, int]]]:
+    """How many chunks a file has; some of them, spread over it, each with its size.
+
+    Raises:
+        UsageError: The file can't be read, or has no chunk.
+    """
     count = sum(1 for _ in _lines(path))
     if not count:
         raise UsageError(f"{path} has no chunk: write one a line, as JSON")
-    order = probe_order(count, MOST_CHUNKS)
+    order = probe_order(count, most)
     wanted = {*order}
     found = {
         number: line

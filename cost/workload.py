@@ -154,7 +154,7 @@ class Workload:
         return self.tasks * self.times.mean_s * self.threads
 
 
-def fitted(seconds: Sequence[float]) -> TaskTimes:
+def fitted(seconds: Sequence[float], where: str = "here, alone on a core") -> TaskTimes:
     """What a few measured tasks say of all of them: a lognormal distribution, or a constant.
 
     It has the mean and the standard deviation of the sample, and not those of its logarithms: these
@@ -163,6 +163,7 @@ def fitted(seconds: Sequence[float]) -> TaskTimes:
 
     Args:
         seconds: One or more measured times.
+        where: They were run.
     """
     if not seconds:
         raise UsageError("no task was measured: give at least one chunk")
@@ -176,7 +177,7 @@ def fitted(seconds: Sequence[float]) -> TaskTimes:
         sigma=sigma,
         probes=count,
         basis=Basis.MEASURED,
-        source=f"{count} task{'s' if count > 1 else ''} run here, alone on a core",
+        source=f"{count} task{'s' if count > 1 else ''} run {where}",
     )
 
 

@@ -118,6 +118,8 @@ COST_PURE = [
     {"verify"},
     {"workload", "list_scheduling", "wording"},
     {"machines", "usage"},
+    {"functions"},
+    {"tuning"},
     {"places", "prediction"},
     {"fleets"},
     {"lambda_runs"},
@@ -129,13 +131,18 @@ COST_PURE = [
 COST_SHELL = [
     {"books", "download", "query"},
     {"pricing"},
+    {"loops"},
     {"calibration", "probe", "plots"},
+    {"remote_probe"},
+    {"measuring"},
     {"refresh"},
-    {"commands", "commands.options"},
+    {"commands", "commands.options", "commands.asking", "commands.counts"},
+    {"commands.probing"},
     {"commands.workload_options"},
     {"commands.prices", "commands.prices_refresh", "commands.prices_show"}
     | {"commands.prices_verify"}
-    | {"commands.explain", "commands.breakeven", "commands.compare", "commands.estimate"},
+    | {"commands.explain", "commands.breakeven", "commands.compare", "commands.estimate"}
+    | {"commands.tune"},
     {"__main__"},
 ]
 # Its pure part knows the simulator, the records and events of runs, and what an attempt may cost.
@@ -152,7 +159,8 @@ COST_KNOWS = {
 # What the shell takes of the rest of fanout: the user's folder, a client of AWS, the command line.
 COST_TAKES = {"errors", "_version", "journal.folder", "aws", "cli", "cli.cost"} | {
     *("journal", "journal.costs"),
-    *("cli.map", "sync", "backends.local"),  # a probe runs a kernel here
+    *("cli.map", "sync", "backends.local"),  # a probe runs a kernel here,
+    *("config", "options", "backends.aws_lambda", "executor", "emulator"),  # or on functions
 }
 
 

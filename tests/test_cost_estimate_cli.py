@@ -16,7 +16,7 @@ import pytest
 
 from fanout.cli import main
 from fanout.cli.cost import command
-from fanout.cost.commands.workload_options import runs_of, tasks_of
+from fanout.cost.commands.counts import runs_of, tasks_of
 from fanout.errors import UsageError
 from tests.test_docs import BLOCK
 

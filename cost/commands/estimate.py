@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from fanout.cli import Command, say
+from fanout.cost.commands.options import memory_sizes
 from fanout.cost.commands.workload_options import (
     book_for,
     new_rng,
@@ -23,6 +24,7 @@ from fanout.errors import UsageError
     examples=(
         "fanout cost estimate --tasks 1000 --seconds 12\n"
         "fanout cost estimate --kernel mymodule:simulate --chunks chunks.jsonl --runs 2/day\n"
+        "fanout cost estimate --kernel mymodule:simulate --chunks chunks.jsonl --probe-remote\n"
         "fanout cost estimate --tasks 1000 --seconds 12 --memory 1769,3538 --arch arm64\n"
         "fanout cost estimate --tasks 1e6 --seconds 0.2 --types c8g.4xlarge,c7i.4xlarge --all\n"
         "fanout cost estimate --tasks 1000 --seconds 12 --plot cost.png --json > cost.json"
@@ -63,9 +65,10 @@ def command(
 ) -> None:
     """Estimate how long a run takes and what it costs: here, on Lambda, EC2 and Fargate.
 
-    Nothing is run on AWS, and nothing is asked of it. With --kernel a few chunks are run here; with
-    --seconds, two short loops compare this machine with Lambda's. Bands are from the
-    10th to the 90th percentile of what is uncertain; the last part says what was assumed.
+    Nothing is run on AWS, and nothing is asked of it, unless you say --probe-remote. With --kernel
+    a few chunks are run here; with --seconds, two short loops compare this machine with Lambda's.
+    Bands are from the 10th to the 90th percentile of what is uncertain; the last part says what was
+    assumed.
     """
     from fanout.cost import tables
     from fanout.cost.books import today
@@ -79,7 +82,7 @@ def command(
         from fanout.cost.plots import check_target
 
         target = check_target(plot)
-    sizes = _sizes(memories)
+    sizes = [] if memories is None else memory_sizes(memories)
     book = book_for(region)
     wanted = _types(types, book)
     workload, setting = work_and_setting(options, book)
@@ -104,23 +107,6 @@ def command(
     else:
         for line in tables.lines_of(estimate, today(), is_all=is_all):
             click.echo(line)
-
-
-def _sizes(text: str | None) -> list[int]:
-    from fanout.cost.machines import check_memory
-
-    found = []
-    for part in (text or "").split(","):
-        if not part.strip():
-            continue
-        try:
-            value = float(part)
-        except ValueError as error:
-            raise UsageError(f"--memory {text!r} must be sizes in MB, as 1769,3538") from error
-        found.append(check_memory(value))
-    if text is not None and not found:
-        raise UsageError("--memory must be sizes in MB, as 1769,3538")
-    return list(dict.fromkeys(found))
 
 
 def _types(text: str | None, book: Any) -> list[str]:

@@ -2,39 +2,29 @@
 
 from __future__ import annotations
 
-import math
 import random
-import re
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
 from fanout.cli import say
+from fanout.cost.commands.counts import runs_of, tasks_of
 from fanout.cost.commands.options import region_option
+from fanout.cost.commands.probing import probed_here, probed_remotely
 from fanout.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from fanout.cost.book import PriceBook
-    from fanout.cost.machines import Calibration, Speed, Speeds
+    from fanout.cost.machines import Calibration, FarLoops, Speed, Speeds
     from fanout.cost.prediction import Setting
     from fanout.cost.workload import Workload
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
 SERVICES: Final = ("lambda", "ec2", "fargate", "s3", "logs", "transfer")
-_RUNS: Final = re.compile(r"(\d+(?:\.\d+)?)(?:/(hour|day|week|month|year))?")
-_HOURS_PER_MONTH: Final = 730.0
-_PER_MONTH: Final = {
-    "hour": _HOURS_PER_MONTH,
-    "day": _HOURS_PER_MONTH / 24,
-    "week": _HOURS_PER_MONTH / 168,
-    "month": 1.0,
-    "year": 1 / 12,
-}
-
 _OPTIONS: Final = (
     click.option("--tasks", metavar="N", help="How many tasks; 1e12 is a number, too."),
     click.option("--seconds", type=float, metavar="S", help="What a task takes, on average."),
@@ -59,6 +49,19 @@ _OPTIONS: Final = (
         help="Instead: run this kernel on a few chunks here, about 10 s, and measure.",
     ),
     click.option("--chunks", metavar="FILE", help="JSON Lines: the input of --kernel."),
+    click.option(
+        "--probe-remote",
+        "is_remote",
+        is_flag=True,
+        help="Run these chunks on a function of Lambda instead, and the loops. It says what that "
+        "costs, and asks.",
+    ),
+    click.option(
+        "--function",
+        metavar="NAME",
+        help="Of --probe-remote.  [default: what FANOUT_FUNCTION says]",
+    ),
+    click.option("--yes", "is_agreed", is_flag=True, help="Don't ask before --probe-remote."),
     click.option(
         "--threads",
         type=click.IntRange(min=1),
@@ -191,16 +194,23 @@ def work_and_setting(options: Mapping[str, Any], book: PriceBook) -> tuple[Workl
 
     _check_sources(options)
     speeds = Speeds(given=dict(map(_speed, options["given_speeds"])))
-    is_sure = options["kernel"] is None and options["seconds"] is not None
-    workload = _given(options) if is_sure else _probed(options)
-    calibration = _calibration(options["cores"], speeds)
+    far = None
+    if options["is_remote"]:
+        workload, far, speeds, base = probed_remotely(options, speeds)
+    elif options["kernel"] is not None:
+        workload = probed_here(options)
+    else:
+        workload = _given(options)
+    calibration = _calibration(options["cores"], speeds, far)
+    if not options["is_remote"]:
+        base = _base(options["seconds_on"], calibration, speeds, book)
     discount = options["spot_discount"]
     if not 0 <= discount < 1:
         raise UsageError(f"--spot-discount {discount!r} must be a share, 0 to below 1")
     setting = Setting(
         book=book,
         calibration=calibration,
-        base=_base(options["seconds_on"], calibration, speeds, book),
+        base=base,
         speeds=speeds,
         concurrency=options["concurrency"],
         timeout_s=options["timeout_s"],
@@ -221,6 +231,10 @@ def _check_sources(options: Mapping[str, Any]) -> None:
         raise UsageError("--kernel measures times: leave out --seconds and --spread")
     if kernel is not None and options["seconds_on"] != "here":
         raise UsageError("--kernel is run here: leave out --seconds-on")
+    if not options["is_remote"] and (options["function"] is not None or options["is_agreed"]):
+        raise UsageError("--function and --yes are for --probe-remote: add it, or leave them out")
+    if options["is_remote"] and kernel is None:
+        raise UsageError("--probe-remote runs a kernel: give --kernel and --chunks")
     if kernel is None and (seconds is None or options["tasks"] is None):
         raise UsageError(
             "give --tasks and --seconds, as in --tasks 1000 --seconds 12; or --kernel and "
@@ -245,29 +259,7 @@ def _given(options: Mapping[str, Any]) -> Workload:
     )
 
 
-def _probed(options: Mapping[str, Any]) -> Workload:
-    from fanout.cli.map import kernel_named
-    from fanout.cost.probe import probed
-    from fanout.cost.workload import Basis, Workload
-
-    runs_per_month = runs_of(options["runs"])  # what is wrong is told before anything runs
-    tasks = None if options["tasks"] is None else tasks_of(options["tasks"])
-    found = probed(kernel_named(options["kernel"]), options["chunks"], say)
-    given_mb = options["task_memory"]
-    sizes = (options["bytes_in"], options["bytes_out"])
-    return Workload(
-        tasks=found.chunks if tasks is None else tasks,
-        times=found.times,
-        threads=options["threads"],
-        memory_mb=found.memory_mb if given_mb is None else given_mb,
-        memory_basis=Basis.MEASURED if given_mb is None else Basis.GIVEN,
-        bytes_in=found.bytes_in if sizes[0] is None else sizes[0],
-        bytes_out=found.bytes_out if sizes[1] is None else sizes[1],
-        runs_per_month=runs_per_month,
-    )
-
-
-def _calibration(cores: int | None, speeds: Speeds) -> Calibration:
+def _calibration(cores: int | None, speeds: Speeds, far: FarLoops | None) -> Calibration:
     """This machine; nothing is run here if its speed is given."""
     from dataclasses import replace
 
@@ -278,7 +270,7 @@ def _calibration(cores: int | None, speeds: Speeds) -> Calibration:
     if "here" in speeds.given:
         count = cores or Local().concurrency
         return Calibration(cores=count, speed=speeds.here(REFERENCE), memory_mb=memory_mb())
-    found = measured()
+    found = measured(far=far)
     return found if cores is None else replace(found, cores=cores)
 
 
@@ -289,26 +281,6 @@ def _base(where: str, calibration: Calibration, speeds: Speeds, book: PriceBook)
     if where in {"lambda-x86_64", "lambda-arm64"}:
         return speeds.of_lambda(where.removeprefix("lambda-"))
     return speeds.of_instance(book.instance(where))
-
-
-def tasks_of(text: str) -> int:
-    """A number of tasks: digits, or a float that is whole, as 1e12."""
-    try:
-        value = float(text.replace(",", "").replace("_", ""))
-    except ValueError:
-        value = math.nan
-    if not (math.isfinite(value) and value == int(value)):
-        raise UsageError(f"--tasks {text!r} must be a whole number, as 1000 or 1e12")
-    return int(value)
-
-
-def runs_of(text: str) -> float:
-    """Runs in a month of 730 hours, of "30/month" or "2/day"."""
-    found = _RUNS.fullmatch(text.strip())
-    if found is None or float(found[1]) <= 0:
-        units = ", ".join(_PER_MONTH)
-        raise UsageError(f"--runs {text!r} must be a number above 0 and a unit, as 2/day: {units}")
-    return float(found[1]) * _PER_MONTH[found[2] or "month"]
 
 
 def _speed(text: str) -> tuple[str, float]:

@@ -34,6 +34,7 @@ _COMMANDS = {
     "resume": "fanout.cli.resume",
     "runs": "fanout.cli.runs",
     "simulate": "fanout.cli.simulate",
+    "tune": "fanout.cost.commands.tune",
 }
 
 

@@ -15,6 +15,7 @@ MODULES: Final = {
     "estimate": "fanout.cost.commands.estimate",
     "explain": "fanout.cost.commands.explain",
     "prices": "fanout.cost.commands.prices",
+    "tune": "fanout.cost.commands.tune",
 }
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from fanout.cost.advice import advice, front
 from fanout.cost.fleets import BOOT_S, on_fargate, on_instances, on_this_machine
-from fanout.cost.lambda_runs import on_lambda
+from fanout.cost.lambda_runs import COLD_S, SLOW_SHARE, on_lambda
 from fanout.cost.machines import SMT_GAIN
 from fanout.cost.places import FargateTasks, Instances, LambdaFunction, Local
 from fanout.cost.wording import digits, duration, rate
@@ -104,7 +104,7 @@ def predicted(
 
 _FLEET: Final = Input(
     what="cold starts, slow environments",
-    value="1.8 s; 1 in 200",
+    value=f"{COLD_S:g} s; 1 in {1 / SLOW_SHARE:.0f}",
     basis=Basis.ASSUMED,
     source="of the same size as published ones; see docs/cost.md",
 )

@@ -36,6 +36,7 @@ from fanout.cost.prediction import (
 )
 from fanout.cost.usage import per_month, per_run, priced, runs, units
 from fanout.fleet import FleetModel
+from fanout.lambda_figures import LOG_BYTES
 from fanout.simulator import Work, simulate
 
 if TYPE_CHECKING:
@@ -53,8 +54,9 @@ RUNS: Final = 5
 _MOST_TASKS: Final = 400
 _LEAST_ENVIRONMENTS: Final = 50
 _TOGETHER_S: Final = 0.5
-# A START, an END and a REPORT line of an invocation, bytes, about.
-_LOG_BYTES: Final = 600
+# Assumed of new environments, seconds, and of slow ones; see above.
+COLD_S: Final = 1.8
+SLOW_SHARE: Final = 0.005
 # A function reads and writes so much of S3, in bytes a second (Skyrise, arXiv 2501.07771).
 _STORE_BYTES_PER_S: Final = 75 * 2**20
 _STORED_FROM_BYTES: Final = 3 * 2**20
@@ -143,7 +145,8 @@ def _fleet(place: LambdaFunction, setting: Setting) -> FleetModel:
         timeout_s=setting.timeout_s,
         launches_per_s=1000.0,
         pace=(0.95, 1.05),
-        slow_share=0.005,
+        cold_median_s=COLD_S,
+        slow_share=SLOW_SHARE,
         slow_factor=(1.5, 2.5),
         transient_share=0.002,
         crash_share=0.001,
@@ -261,5 +264,5 @@ def _usage(place: LambdaFunction, found: _Found, setting: Setting) -> dict[str, 
         f"lambda.request.{place.arch}": units(round(found.attempts)),
     }
     if "logs.ingested_gb" in setting.book:
-        usage["logs.ingested_gb"] = units(found.attempts * _LOG_BYTES / 1e9)
+        usage["logs.ingested_gb"] = units(found.attempts * LOG_BYTES / 1e9)
     return usage

@@ -1,9 +1,9 @@
 """The books of one run: what each of its attempts is billed, as it becomes known.
 
-An observer of the run's events, and pure. An attempt is kept only until it is known what became of
-it, so that a run of millions needs no more memory than one that has as many in flight. Whoever
-writes journals is told of each attempt when it is launched and when it has ended, and can make the
-same sums of that later (`usage_of`).
+An observer of the run's events, and pure. An attempt is added up and forgotten when it has failed,
+or an outcome of it was kept; so beside what is in flight only those stay that brought nothing new,
+which are few. Whoever writes journals is told of each attempt when it is launched and when it has
+ended, and can make the same sums of that later (`usage_of`).
 """
 
 from __future__ import annotations
@@ -145,6 +145,9 @@ class Ledger:
     def _end(self, cost: AttemptCost, end: End, billed: BilledTime | None) -> None:
         cost = cost._replace(end=end, billed=billed)
         self._note(cost)
+        if end != "answered":  # no outcome of it will be kept
+            del self._open[cost.attempt]
+            self._kept.add(cost, is_hedge=cost.covers is not None)
         if end == "never ran":
             return
         size, ms, requests = cost.size, 0, 0

@@ -19,18 +19,16 @@ from __future__ import annotations
 import enum
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from fanout.budget import FREE_DISK_MB
+from fanout.lambda_figures import LOG_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from fanout.budget import Architecture, Billed
     from fanout.tasks import BilledTime
-
-# The lines START, END and REPORT of an invocation of which no log was seen.
-_USUAL_LOG_BYTES: Final = 300
 
 End: TypeAlias = Literal["in flight", "answered", "failed", "never ran"]
 
@@ -138,7 +136,7 @@ class Usage:
             lost = 1 if billed is None else billed.lost
             self.time_ms[cause, size, False] += lost * cost.worst_ms
             self.requests[size.region, size.arch, False] += lost
-            self.log_bytes[size.region, False] += lost * _USUAL_LOG_BYTES
+            self.log_bytes[size.region, False] += lost * LOG_BYTES
         if billed is None or not billed.invocations:
             return
         size, is_measured = size._replace(memory_mb=billed.memory_mb), billed.is_reported

@@ -15,6 +15,8 @@ from fanout.token_bucket import RateLimit
 GROWTH: Final = RateLimit(per_s=100.0, burst=990)  # ten less: the clocks are two
 # An environment's start is billed, too, and may take so long (Lambda runtime environment, 2026-10).
 INIT_S: Final = 10.0
+# The lines START, END and REPORT that Lambda writes to the log for an invocation, bytes, about.
+LOG_BYTES: Final = 300
 # An invocation of a warm environment takes some 25 ms on the way (median of Wang et al., ATC'18);
 # and Lambda takes no more than ten a second for each environment (Lambda quotas, 2026-10). What a
 # minute of work is lost with is lost to a crash, or to a slow environment. A thousand launches a

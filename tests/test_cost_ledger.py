@@ -158,6 +158,16 @@ def test_memory_is_bounded_by_what_is_in_flight() -> None:
         books.answer(number, took(1))
     assert books.ledger._open == {}
     assert books.ledger.usage.time_ms == {(Cause.USEFUL, EAST, True): 1000}
+    for number in range(1000, 3000):
+        books.ledger(Launch(number, [1000]))
+        kind = FailureKind.THROTTLED if number % 2 else FailureKind.CRASHED
+        billed = None if number % 2 else took(1)
+        books.ledger(AttemptFailed(number, Failure(kind=kind, billed=billed)))
+    assert books.ledger._open == {}
+    assert books.ledger.usage.time_ms == {
+        (Cause.USEFUL, EAST, True): 1000,
+        (Cause.RETRIES, EAST, True): 1000,
+    }
 
 
 # ---- runs ----

@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Final
 
-from fanout.invoke.report_line import TAIL_BYTES, USUAL_LOG_BYTES, log_bytes_of, report_line
-from fanout.lambda_figures import INIT_S
+from fanout.invoke.report_line import TAIL_BYTES, log_bytes_of, report_line
+from fanout.lambda_figures import INIT_S, LOG_BYTES
 from fanout.tasks import BilledTime
 
 # Of the names of both headers that are read here.
@@ -48,7 +48,7 @@ def billed_time(
     found = report_line(log, request_id) if log else None
     if found is None:
         billed_ms, init_ms = _by_time(elapsed_s, reply)
-        log_bytes = log_bytes_of(log) if log else USUAL_LOG_BYTES
+        log_bytes = log_bytes_of(log) if log else LOG_BYTES
         return BilledTime(
             billed_ms, init_ms, about.memory_mb, False, 1, 0, answer_bytes, log_bytes, False
         )

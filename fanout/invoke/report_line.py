@@ -23,8 +23,6 @@ from typing import Any, Final, NamedTuple
 _END_CHARACTERS: Final = 400
 # So much of the log comes back (Lambda API reference, Invoke, LogType, 2026-11).
 TAIL_BYTES: Final = 4096
-# The usual lines START, END and REPORT take so much.
-USUAL_LOG_BYTES: Final = 300
 _LINE: Final = re.compile(
     rb"\tDuration: (\d{1,9}(?:\.\d{1,9})?) ms *\tBilled Duration: (\d{1,9}) ms *"
     rb"\tMemory Size: (\d{1,6}) MB *\tMax Memory Used: (\d{1,6}) MB\s*(.*)"

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Final
 from fanout.grouping import Estimate
 from fanout.journal.folder import clear, home
 from fanout.journal.sameness import content_digest
+from fanout.journal.values import has_pickle
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -45,9 +46,7 @@ _MOST_RECALLED: Final = 1000
 _BUSY_S: Final = 0.5
 # A file with these errors is no use to anybody: not SQLite's, inconsistent, or without our tables.
 _DAMAGED: Final = {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_ERROR}
-# Of a kernel with pickles its digest may be another in each process (`sameness`). Larger ones are
-# not looked into.
-_PICKLE: Final = b'"$":"pickle"'
+# Larger kernels are not looked into.
 _MOST_CODE_BYTES: Final = 2**20
 
 _TABLES: Final = (
@@ -284,7 +283,7 @@ def kernel_key(spec: KernelSpec, kernel: object) -> str:
     """
     code = spec.code
     size = sum(memoryview(part).nbytes for part in (code.body, *code.buffers))
-    if kernel is spec or size > _MOST_CODE_BYTES or _PICKLE not in bytes(code.body):
+    if kernel is spec or size > _MOST_CODE_BYTES or not has_pickle(bytes(code.body)):
         return spec.digest
     digest = content_digest((spec.target, spec.source, kernel), spec.local_modules)
     return spec.digest if digest is None else digest.hex()

@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 _PICKLE: Final = b'"$":"pickle"'
 
 
+def has_pickle(body: bytes) -> bool:
+    """Whether there is a pickle in a body: its bytes may be others in each process."""
+    return _PICKLE in body
+
+
 def framed(value: Encoded) -> list[Buffer]:
     """An encoded value in one frame."""
     return frame(Message({}, value))
@@ -59,7 +64,7 @@ def chunk_digest(chunk: Any, parts: list[Buffer], about: About) -> bytes:
     """What a chunk is recognised by: the content of what is pickled, the bytes of all else."""
     digest = None
     # The body is in the first part, or in the fourth if there are buffers.
-    if any(_PICKLE in part for part in parts[:4] if isinstance(part, bytes)):
+    if any(has_pickle(part) for part in parts[:4] if isinstance(part, bytes)):
         digest = content_digest(chunk, about.spec.local_modules)
     return digest or _digest_of(parts)
 
